@@ -7,7 +7,7 @@
 //! - [`error`]: one error type, one stable code per variant
 //! - [`quant`]: block formats; [`gguf`]: header and tensor index; [`config`]: the model's shape; [`tokenizer`]
 //! - [`cpu`] and [`gpu`]: the two forward passes, which do not know each other
-//! - [`engine`]: one small face over both
+//! - [`engine`]: one small face over both; [`loader`]: a stream of bytes into either
 //! - [`guardian`]: normalising, windows, token sequences, verdicts and replies
 //! - `wasm` and the command `guardian`: thin faces
 
@@ -18,9 +18,10 @@ pub mod error;
 pub mod gguf;
 pub mod gpu;
 pub mod guardian;
+pub mod loader;
 pub mod quant;
 pub mod tokenizer;
 #[cfg(target_arch = "wasm32")]
-mod wasm;
+pub mod wasm;
 
 pub use error::{Error, Result};
