@@ -73,6 +73,14 @@ impl Loader {
         Ok(())
     }
 
+    /// Lets the GPU repack what has arrived. Call it between chunks, so that raw bytes do not pile up beside the planes.
+    pub async fn settle(&mut self) -> Result<()> {
+        match &mut self.opened {
+            Some((_, Sink::Gpu(sink))) => sink.repack().await,
+            _ => Ok(()),
+        }
+    }
+
     /// The engine and the header, once the whole file has been pushed.
     pub async fn finish(self) -> Result<(Engine, Gguf)> {
         let Some((gguf, sink)) = self.opened else {

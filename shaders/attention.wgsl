@@ -1,0 +1,68 @@
+// Causal grouped-query attention with an online softmax: out [tokens, HEADS, HEAD_DIM] f32 from q of that shape (rotated)
+// and the cache, keys and values [positions, KV_DIM / 2] packed f16 pairs. One workgroup of 64 a token and head; it walks
+// the visible positions 64 at a time: a thread scores one position, then gathers one pair of the output.
+@group(0) @binding(0) var<uniform> call: Call;
+@group(0) @binding(1) var<storage, read> q: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read> keys: array<u32>;
+@group(0) @binding(3) var<storage, read> values: array<u32>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec2<f32>>;
+
+const PAIRS = HEAD_DIM / 2u;
+var<workgroup> query: array<vec2<f32>, PAIRS>;
+var<workgroup> scores: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let t = group.x;
+    let head = group.y;
+    let row = (t * HEADS + head) * PAIRS;
+    let offset = head / (HEADS * HEAD_DIM / KV_DIM) * PAIRS;
+    let visible = call.start + t + 1u;
+    for (var i = lane; i < PAIRS; i += 64u) {
+        query[i] = q[row + i] * inverseSqrt(f32(HEAD_DIM));
+    }
+    // Pairs lane, lane + 64, ... of the output; HEAD_DIM is at most 256.
+    var sums: array<vec2<f32>, 2>;
+    var highest = -1e30;
+    var weight = 0.0;
+    for (var first = 0u; first < visible; first += 64u) {
+        workgroupBarrier();
+        var score = -1e30;
+        if (first + lane < visible) {
+            score = 0.0;
+            let at = (first + lane) * (KV_DIM / 2u) + offset;
+            for (var i = 0u; i < PAIRS; i++) {
+                score += dot(query[i], unpack2x16float(keys[at + i]));
+            }
+        }
+        scores[lane] = score;
+        workgroupBarrier();
+        let count = min(64u, visible - first);
+        var top = highest;
+        for (var i = 0u; i < count; i++) {
+            top = max(top, scores[i]);
+        }
+        let keep = exp(highest - top);
+        highest = top;
+        weight *= keep;
+        sums[0] *= keep;
+        sums[1] *= keep;
+        for (var i = 0u; i < count; i++) {
+            let share = exp(scores[i] - top);
+            weight += share;
+            let at = (first + i) * (KV_DIM / 2u) + offset;
+            if (lane < PAIRS) {
+                sums[0] += share * unpack2x16float(values[at + lane]);
+            }
+            if (lane + 64u < PAIRS) {
+                sums[1] += share * unpack2x16float(values[at + lane + 64u]);
+            }
+        }
+    }
+    if (lane < PAIRS) {
+        out[row + lane] = sums[0] / weight;
+    }
+    if (lane + 64u < PAIRS) {
+        out[row + lane + 64u] = sums[1] / weight;
+    }
+}

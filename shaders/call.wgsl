@@ -1,0 +1,11 @@
+// What changes from call to call; the rest of every kernel is fixed when its pipeline is made.
+struct Call {
+    tokens: u32,       // tokens in this chunk
+    start: u32,        // absolute position of the first of them
+    probes: u32,       // probe entries in this chunk
+    random: u32,       // 0: greedy, 1: Gumbel-max
+    temperature: f32,
+    floor: f32,        // temperature * ln(min_p), added to the highest logit
+    seed: u32,
+    position: u32,     // absolute position of the token whose successor is picked
+}

@@ -1,0 +1,156 @@
+//! The GPU device: what it has, whether it is still there, and reading back from it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use futures_channel::oneshot;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// What the adapter says of itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterInfo {
+    pub name: String,
+    pub api: String,
+    pub f16: bool,
+    pub subgroups: bool,
+}
+
+/// Which optional features may be used where the adapter has them. None is ever required.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceOptions {
+    pub f16: bool,
+    pub subgroups: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        DeviceOptions { f16: true, subgroups: true }
+    }
+}
+
+/// A device with its queue. Clones share it.
+#[derive(Clone)]
+pub struct Device {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: wgpu::Limits,
+    info: AdapterInfo,
+    lost: Arc<Mutex<Option<String>>>,
+}
+
+impl Device {
+    /// Opens the system's preferred adapter.
+    pub async fn new(options: DeviceOptions) -> Result<Self> {
+        let unavailable = |problem: String| Error::GpuUnavailable { problem };
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| unavailable(format!("no adapter: {error}")))?;
+        let has = |wanted: bool, feature: wgpu::Features| wanted && adapter.features().contains(feature);
+        let f16 = has(options.f16, wgpu::Features::SHADER_F16);
+        let subgroups = has(options.subgroups, wgpu::Features::SUBGROUP);
+        let mut required_features = wgpu::Features::empty();
+        required_features.set(wgpu::Features::SHADER_F16, f16);
+        required_features.set(wgpu::Features::SUBGROUP, subgroups);
+        let limits = adapter.limits();
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("slm-guardian"),
+                required_features,
+                required_limits: limits.clone(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
+        let lost = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            if let Ok(mut slot) = slot.lock() {
+                slot.get_or_insert(format!("{reason:?} {message}").trim().to_owned());
+            }
+        });
+        let described = adapter.get_info();
+        let info = AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups };
+        Ok(Device { device, queue, limits, info, lost })
+    }
+
+    pub fn info(&self) -> &AdapterInfo {
+        &self.info
+    }
+
+    /// An error once the device is gone.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.lost.lock().ok().and_then(|slot| slot.clone()) {
+            Some(problem) => Err(Error::DeviceLost { problem }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the device up. Every later call fails with [`Error::DeviceLost`]; tests use it to lose a device.
+    pub fn destroy(&self) {
+        self.device.destroy();
+        if let Ok(mut slot) = self.lost.lock() {
+            slot.get_or_insert("destroyed".to_owned());
+        }
+    }
+
+    /// Runs `work` and turns what the GPU refuses in it (a shader that does not compile, memory that is not there) into
+    /// an error. On the web such failures are silent otherwise, and a broken pipeline computes zeros.
+    pub(super) async fn scoped<T>(&self, what: &str, work: impl FnOnce() -> T) -> Result<T> {
+        // The guards are popped before anything is awaited: they may not cross threads.
+        let (value, invalid, memory) = {
+            let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            let invalid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let value = work();
+            let invalid = invalid.pop();
+            (value, invalid, memory.pop())
+        };
+        for error in [invalid.await, memory.await].into_iter().flatten() {
+            self.check()?;
+            return Err(Error::GpuUnavailable { problem: format!("{what}: {error}") });
+        }
+        Ok(value)
+    }
+
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.next_multiple_of(16).max(16),
+            usage,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// The first `words` u32 of a `MAP_READ` buffer, once the GPU has written it.
+    pub(super) async fn read(&self, buffer: &wgpu::Buffer, words: usize) -> Result<Vec<u32>> {
+        let (sender, receiver) = oneshot::channel();
+        let size = words as u64 * 4;
+        buffer.map_async(wgpu::MapMode::Read, ..size, move |result| {
+            let _ = sender.send(result);
+        });
+        // Natively someone must wait; in the browser the event loop does.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.check()?;
+            return Err(Error::internal(error));
+        }
+        let lost = |problem: String| Error::DeviceLost { problem };
+        match receiver.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.check().err().unwrap_or_else(|| lost(error.to_string()))),
+            Err(_) => return Err(self.check().err().unwrap_or_else(|| lost("a read-back never came".into()))),
+        }
+        self.check()?;
+        let view = buffer.get_mapped_range(..size).map_err(Error::internal)?;
+        let words = bytemuck::pod_collect_to_vec(&view[..]);
+        drop(view);
+        buffer.unmap();
+        Ok(words)
+    }
+}

@@ -1,0 +1,149 @@
+//! Pipelines from `shaders/`: WGSL text with constants in front and `#if NAME values` blocks resolved, because types
+//! and bindings change with a weight's format, which pipeline constants can't express.
+
+use std::collections::HashMap;
+
+use super::device::Device;
+use crate::error::Result;
+use crate::quant::Format;
+
+const CALL: &str = include_str!("../../shaders/call.wgsl");
+const PLANES: &str = include_str!("../../shaders/planes.wgsl");
+const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
+
+/// A kernel's file and the parts it builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    Repack,
+    Embed,
+    RmsNorm,
+    Matmul,
+    Matvec,
+    RopeKv,
+    Attention,
+    Swiglu,
+    HeadRows,
+    Sample,
+}
+
+impl Kernel {
+    fn parts(self) -> (&'static str, Vec<&'static str>) {
+        match self {
+            Kernel::Repack => ("repack", vec![include_str!("../../shaders/repack.wgsl")]),
+            Kernel::Embed => ("embed", vec![CALL, PLANES, include_str!("../../shaders/embed.wgsl")]),
+            Kernel::RmsNorm => ("rms_norm", vec![CALL, REDUCE, include_str!("../../shaders/rms_norm.wgsl")]),
+            Kernel::Matmul => ("matmul", vec![CALL, PLANES, include_str!("../../shaders/matmul.wgsl")]),
+            Kernel::Matvec => ("matvec", vec![CALL, PLANES, include_str!("../../shaders/matvec.wgsl")]),
+            Kernel::RopeKv => ("rope_kv", vec![CALL, include_str!("../../shaders/rope_kv.wgsl")]),
+            Kernel::Attention => ("attention", vec![CALL, include_str!("../../shaders/attention.wgsl")]),
+            Kernel::Swiglu => ("swiglu", vec![CALL, include_str!("../../shaders/swiglu.wgsl")]),
+            Kernel::HeadRows => ("head_rows", vec![CALL, PLANES, REDUCE, include_str!("../../shaders/head_rows.wgsl")]),
+            Kernel::Sample => ("sample", vec![CALL, include_str!("../../shaders/sample.wgsl")]),
+        }
+    }
+}
+
+/// A constant of one pipeline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Constant {
+    U32(u32),
+    F32(f32),
+}
+
+/// How a format's planes are laid out; see `shaders/planes.wgsl`.
+pub struct Planes {
+    pub format: u32,
+    /// u32 in the quants plane for each block of 32 elements.
+    pub words: u32,
+}
+
+pub fn planes(format: Format) -> Planes {
+    let (format, words) = match format {
+        Format::Q4_0 | Format::Q4_1 => (0, 4),
+        Format::Q5_0 => (1, 5),
+        Format::Q8_0 => (2, 8),
+        Format::F16 => (3, 16),
+        Format::F32 => (4, 32),
+    };
+    Planes { format, words }
+}
+
+/// Pipelines made so far; equal ones are made once.
+pub struct Kernels {
+    device: Device,
+    made: HashMap<String, wgpu::ComputePipeline>,
+}
+
+impl Kernels {
+    pub fn new(device: &Device) -> Self {
+        Kernels { device: device.clone(), made: HashMap::new() }
+    }
+
+    pub async fn get(&mut self, kernel: Kernel, constants: &[(&str, Constant)]) -> Result<wgpu::ComputePipeline> {
+        let info = self.device.info();
+        let (name, source) = source(kernel, constants, info.f16, info.subgroups);
+        if let Some(pipeline) = self.made.get(&source) {
+            return Ok(pipeline.clone());
+        }
+        let device = &self.device.device;
+        let pipeline = self
+            .device
+            .scoped(&format!("shader {name:?}"), || {
+                let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label: Some(name),
+                    source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
+                });
+                device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(name),
+                    layout: None,
+                    module: &module,
+                    entry_point: Some("main"),
+                    compilation_options: Default::default(),
+                    cache: None,
+                })
+            })
+            .await?;
+        self.made.insert(source, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+/// The kernel's WGSL: directives, constants, then its parts with `#if` blocks resolved.
+fn source(kernel: Kernel, constants: &[(&str, Constant)], f16: bool, subgroups: bool) -> (&'static str, String) {
+    let (name, parts) = kernel.parts();
+    let f16 = f16 && kernel == Kernel::Matmul;
+    let mut text = String::new();
+    if f16 {
+        text.push_str("enable f16;\n");
+    }
+    if kernel == Kernel::Matmul {
+        text.push_str(if f16 { "alias Tile = f16;\n" } else { "alias Tile = f32;\n" });
+    }
+    let mut values = HashMap::from([("SUBGROUPS", u32::from(subgroups))]);
+    for &(name, constant) in constants {
+        match constant {
+            Constant::U32(value) => {
+                text.push_str(&format!("const {name} = {value}u;\n"));
+                values.insert(name, value);
+            }
+            Constant::F32(value) => text.push_str(&format!("const {name} = f32({value:e});\n")),
+        }
+    }
+    for part in parts {
+        // An `#if` block is kept where the constant has one of the values named; blocks do not nest.
+        let mut keep = true;
+        for line in part.lines() {
+            if let Some(condition) = line.strip_prefix("#if ") {
+                let mut words = condition.split(' ');
+                let value = words.next().and_then(|name| values.get(name));
+                keep = words.any(|word| word.parse().ok().as_ref() == value);
+            } else if line == "#endif" {
+                keep = true;
+            } else if keep {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    (name, text)
+}

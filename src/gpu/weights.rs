@@ -1,0 +1,215 @@
+//! Weights on the GPU: a tensor's bytes go from the chunk they arrive in to a staging buffer, and from there, repacked by
+//! a compute shader, into aligned planes. No copy of a tensor is held on the host.
+
+use std::collections::HashMap;
+
+use super::device::Device;
+use super::forward::Model;
+use super::kernels::{Constant, Kernel, Kernels, planes};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, TensorEntry};
+use crate::quant::{BLOCK, Format};
+
+/// One matrix in planes.
+pub struct Matrix {
+    pub format: Format,
+    pub rows: usize,
+    pub cols: usize,
+    pub quants: wgpu::Buffer,
+    pub scales: wgpu::Buffer,
+}
+
+/// A tensor on its way in.
+struct Arriving {
+    index: usize,
+    staging: wgpu::Buffer,
+    /// Bytes already in the staging buffer, and the 0 to 3 that wait for a whole word.
+    written: u64,
+    carry: Vec<u8>,
+}
+
+/// Streams tensors to the device, in the file's order.
+pub struct WeightLoader {
+    device: Device,
+    config: Config,
+    entries: Vec<TensorEntry>,
+    arriving: Option<Arriving>,
+    staged: Vec<(usize, wgpu::Buffer)>,
+    vectors: HashMap<String, wgpu::Buffer>,
+    matrices: HashMap<String, Matrix>,
+    kernels: Kernels,
+}
+
+impl WeightLoader {
+    /// Checks that every tensor fits the device, before anything is allocated.
+    pub fn new(device: &Device, config: &Config, gguf: &Gguf) -> Result<Self> {
+        let limit = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
+        for entry in &gguf.tensors {
+            let problem = if entry.rows > 1 && !entry.cols.is_multiple_of(BLOCK) {
+                format!("rows of {} elements are no multiple of {BLOCK}", entry.cols)
+            } else if plane_bytes(entry).max(entry.bytes + 4) > limit {
+                format!("{} bytes are over the device's limit of {limit}", entry.bytes)
+            } else {
+                continue;
+            };
+            return Err(Error::GpuUnavailable { problem: format!("tensor {:?}: {problem}", entry.name) });
+        }
+        if config.head_dim > 256 {
+            return Err(Error::GpuUnavailable { problem: format!("heads of {} elements, 256 at most", config.head_dim) });
+        }
+        Ok(WeightLoader {
+            device: device.clone(),
+            config: config.clone(),
+            entries: gguf.tensors.clone(),
+            arriving: None,
+            staged: Vec::new(),
+            vectors: HashMap::new(),
+            matrices: HashMap::new(),
+            kernels: Kernels::new(device),
+        })
+    }
+
+    /// The next bytes of tensor `tensor`; `offset` says where in it they begin.
+    pub fn write(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.device.check()?;
+        let entry = &self.entries[tensor];
+        let arriving = match &mut self.arriving {
+            Some(arriving) if arriving.index == tensor => arriving,
+            Some(arriving) => {
+                let name = &self.entries[arriving.index].name;
+                return Err(Error::internal(format!("tensor {name:?} was left incomplete")));
+            }
+            slot => slot.insert(Arriving {
+                index: tensor,
+                staging: self.device.buffer(
+                    "staging",
+                    entry.bytes,
+                    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                ),
+                written: 0,
+                carry: Vec::new(),
+            }),
+        };
+        if arriving.written + arriving.carry.len() as u64 != offset || offset + bytes.len() as u64 > entry.bytes {
+            return Err(Error::internal(format!("bytes of tensor {:?} out of order", entry.name)));
+        }
+        // Writes are whole words; up to three bytes wait for the next chunk.
+        let mut rest = bytes;
+        if !arriving.carry.is_empty() {
+            let taken = rest.len().min(4 - arriving.carry.len());
+            arriving.carry.extend_from_slice(&rest[..taken]);
+            rest = &rest[taken..];
+            if arriving.carry.len() == 4 {
+                self.device.queue.write_buffer(&arriving.staging, arriving.written, &arriving.carry);
+                arriving.written += 4;
+                arriving.carry.clear();
+            }
+        }
+        let whole = rest.len() / 4 * 4;
+        if whole > 0 {
+            self.device.queue.write_buffer(&arriving.staging, arriving.written, &rest[..whole]);
+            arriving.written += whole as u64;
+        }
+        arriving.carry.extend_from_slice(&rest[whole..]);
+        if arriving.written + arriving.carry.len() as u64 == entry.bytes {
+            if !arriving.carry.is_empty() {
+                arriving.carry.resize(4, 0);
+                self.device.queue.write_buffer(&arriving.staging, arriving.written, &arriving.carry);
+            }
+            if let Some(arriving) = self.arriving.take() {
+                self.staged.push((arriving.index, arriving.staging));
+            }
+        }
+        Ok(())
+    }
+
+    /// Repacks the tensors that have arrived; call it between chunks so that staging buffers do not pile up.
+    pub async fn repack(&mut self) -> Result<()> {
+        for (index, staging) in std::mem::take(&mut self.staged) {
+            let entry = self.entries[index].clone();
+            if entry.rows == 1 {
+                // A norm's gain is F32 already: the staging buffer is the vector.
+                self.vectors.insert(entry.name, staging);
+                continue;
+            }
+            let layout = planes(entry.format);
+            let blocks = entry.rows * entry.cols / BLOCK;
+            let (kind, source) = match entry.format {
+                Format::Q4_0 => (0, 18),
+                Format::Q4_1 => (1, 20),
+                Format::Q5_0 => (2, 22),
+                Format::Q8_0 => (3, 34),
+                Format::F16 => (4, 64),
+                Format::F32 => (5, 128),
+            };
+            let plain = if entry.format == Format::Q5_0 { layout.words - 1 } else { layout.words };
+            let pipeline = self
+                .kernels
+                .get(
+                    Kernel::Repack,
+                    &[
+                        ("KIND", Constant::U32(kind)),
+                        ("SOURCE", Constant::U32(source)),
+                        ("WORDS", Constant::U32(layout.words)),
+                        ("PLAIN", Constant::U32(plain)),
+                        ("BLOCKS", Constant::U32(blocks as u32)),
+                    ],
+                )
+                .await?;
+            let device = &self.device;
+            let matrix = device
+                .scoped(&format!("tensor {:?}", entry.name), || {
+                    let usage = wgpu::BufferUsages::STORAGE;
+                    let quants = device.buffer(&entry.name, blocks as u64 * 4 * layout.words as u64, usage);
+                    let scales = device.buffer("scales", blocks as u64 * 4, usage);
+                    let group = bind(device, &pipeline, &[(0, &staging), (1, &quants), (2, &scales)]);
+                    let groups = (blocks as u32).div_ceil(64);
+                    let mut encoder = device.device.create_command_encoder(&Default::default());
+                    {
+                        let mut pass = encoder.begin_compute_pass(&Default::default());
+                        pass.set_pipeline(&pipeline);
+                        pass.set_bind_group(0, &group, &[]);
+                        pass.dispatch_workgroups(groups.min(32_768), groups.div_ceil(32_768), 1);
+                    }
+                    device.queue.submit([encoder.finish()]);
+                    Matrix { format: entry.format, rows: entry.rows, cols: entry.cols, quants, scales }
+                })
+                .await?;
+            staging.destroy();
+            self.matrices.insert(entry.name, matrix);
+        }
+        Ok(())
+    }
+
+    /// The model, once every tensor is complete.
+    pub async fn finish(mut self) -> Result<Model> {
+        if let Some(arriving) = &self.arriving {
+            let entry = &self.entries[arriving.index];
+            return Err(Error::format(
+                format!("tensor {:?}", entry.name),
+                format!("the file ends after {} of its {} bytes", arriving.written, entry.bytes),
+            ));
+        }
+        self.repack().await?;
+        Model::new(self.device, self.config, self.matrices, self.vectors, self.kernels).await
+    }
+}
+
+/// Bytes of the larger plane.
+fn plane_bytes(entry: &TensorEntry) -> u64 {
+    (entry.rows * entry.cols / BLOCK) as u64 * 4 * planes(entry.format).words as u64
+}
+
+/// A bind group over whole buffers, in the layout that the pipeline's own bindings give.
+pub fn bind(device: &Device, pipeline: &wgpu::ComputePipeline, buffers: &[(u32, &wgpu::Buffer)]) -> wgpu::BindGroup {
+    let entries: Vec<wgpu::BindGroupEntry> = buffers
+        .iter()
+        .map(|&(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+        .collect();
+    device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &entries,
+    })
+}

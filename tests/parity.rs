@@ -1,0 +1,128 @@
+//! Both engines against candle-transformers' quantized_llama, an implementation that is not ours, computing in f32 from
+//! the same quantised weights (`CANDLE_DEQUANTIZE_ALL` in .cargo/config.toml).
+
+mod common;
+
+use std::io::Cursor;
+
+use candle_core::quantized::gguf_file::Content;
+use candle_core::{Device, Tensor};
+use candle_transformers::models::quantized_llama::ModelWeights;
+use common::{FORMATS, VOCAB, gpu, load, tiny, token_ids};
+use slm_guardian::engine::{Engine, Probe, Sampling};
+use slm_guardian::gpu::DeviceOptions;
+use slm_guardian::loader::Target;
+
+fn reference(file: &[u8]) -> ModelWeights {
+    assert_eq!(std::env::var("CANDLE_DEQUANTIZE_ALL").as_deref(), Ok("1"), "run through cargo: it sets this");
+    let mut reader = Cursor::new(file);
+    ModelWeights::from_gguf(Content::read(&mut reader).unwrap(), &mut reader, &Device::Cpu).unwrap()
+}
+
+fn reference_logits(model: &mut ModelWeights, tokens: &[u32], position: usize) -> Vec<f32> {
+    let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    model.forward(&input, position).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn all_logits(engine: &mut Engine, tokens: &[u32]) -> Vec<f32> {
+    let probe = Probe { at: tokens.len() - 1, ids: (0..VOCAB as u32).collect() };
+    pollster::block_on(engine.probe(tokens, &[probe])).unwrap().remove(0)
+}
+
+fn worst(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst })
+}
+
+/// Random weights give logits of a few units; the GPU's cache holds f16.
+fn agree(targets: &dyn Fn() -> Target, tolerance: f32, what: &str) {
+    for dtype in FORMATS {
+        for tied in [true, false] {
+            let file = tiny(dtype, tied);
+            let (mut engine, _) = load(&file, targets()).unwrap();
+            let mut model = reference(&file);
+            for length in [1, 2, 3, 31, 32, 33, 257, 513] {
+                let tokens = token_ids(length, length as u32);
+                model.clear_kv_cache();
+                let want = reference_logits(&mut model, &tokens, 0);
+                engine.rewind(0).unwrap();
+                let got = all_logits(&mut engine, &tokens);
+                let difference = worst(&got, &want);
+                assert!(difference < tolerance, "{what} {dtype:?} tied {tied} length {length}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cpu_agrees_with_candle_in_every_format_and_length() {
+    agree(&|| Target::Cpu, 2e-3, "cpu");
+}
+
+#[test]
+fn the_gpu_agrees_with_candle_in_every_format_and_length() {
+    let device = gpu(DeviceOptions::default());
+    agree(&|| Target::Gpu(device.clone()), 3e-2, "gpu");
+}
+
+#[test]
+fn the_gpu_without_optional_features_agrees_too() {
+    let device = gpu(DeviceOptions { f16: false, subgroups: false });
+    assert!(!device.info().f16 && !device.info().subgroups);
+    agree(&|| Target::Gpu(device.clone()), 3e-2, "plain gpu");
+}
+
+/// Token by token, from a rewound cache, over the cache's growth: the same logits as one prefill.
+#[test]
+fn stepping_rewinding_and_growing_give_the_logits_of_one_prefill() {
+    let file = tiny(FORMATS[5], true);
+    let device = gpu(DeviceOptions::default());
+    for target in [Target::Cpu, Target::Gpu(device)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        let tokens = token_ids(1100, 3);
+        let whole = all_logits(&mut engine, &tokens);
+        engine.rewind(1000).unwrap();
+        all_logits(&mut engine, &token_ids(30, 9));
+        engine.rewind(1000).unwrap();
+        for &token in &tokens[1000..1099] {
+            all_logits(&mut engine, &[token]);
+        }
+        let stepped = all_logits(&mut engine, &tokens[1099..]);
+        assert_eq!(engine.position(), 1100);
+        assert!(worst(&whole, &stepped) < 1e-2, "{:?}: {}", engine.backend(), worst(&whole, &stepped));
+    }
+}
+
+#[test]
+fn both_engines_pick_the_tokens_that_the_logits_give() {
+    let file = tiny(FORMATS[3], true);
+    let mut model = reference(&file);
+    let device = gpu(DeviceOptions::default());
+    for target in [Target::Cpu, Target::Gpu(device)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        let mut checked = 0;
+        for seed in 0..12 {
+            let tokens = token_ids(40 + seed as usize, seed);
+            model.clear_kv_cache();
+            let logits = reference_logits(&mut model, &tokens, 0);
+            for sampling in [Sampling::Greedy, Sampling::Random { temperature: 0.9, min_p: 0.02, seed }] {
+                let want = sampling.pick(&logits, tokens.len() as u32 - 1).unwrap();
+                engine.rewind(0).unwrap();
+                let got = pollster::block_on(engine.next(&tokens, sampling)).unwrap();
+                checked += usize::from(got == want);
+            }
+        }
+        // Two of 24 may turn on a near tie.
+        assert!(checked >= 22, "{:?}: {checked} of 24 picks agree", engine.backend());
+    }
+}
+
+#[test]
+fn a_lost_device_is_a_typed_error() {
+    let device = gpu(DeviceOptions::default());
+    let (mut engine, _) = load(&tiny(FORMATS[2], true), Target::Gpu(device.clone())).unwrap();
+    all_logits(&mut engine, &[1, 2, 3]);
+    device.destroy();
+    let error = pollster::block_on(engine.next(&[4], Sampling::Greedy)).unwrap_err();
+    assert_eq!(error.code(), "device-lost", "{error}");
+}
