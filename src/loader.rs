@@ -99,3 +99,90 @@ impl Loader {
         Ok((engine, gguf))
     }
 }
+
+/// Loads a GGUF file, or a folder with a `manifest.json` and the file's shards, checking each shard's SHA-256.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn load_file(path: &std::path::Path, target: Target) -> Result<(Engine, Gguf)> {
+    use std::io::Read;
+
+    let unreadable =
+        |path: &std::path::Path, error: std::io::Error| Error::Argument { problem: format!("{}: {error}", path.display()) };
+    let shards = match path.is_dir() {
+        false => vec![(path.to_owned(), None)],
+        true => {
+            let file = path.join("manifest.json");
+            let text = std::fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
+            let manifest: Manifest = serde_json::from_str(&text)
+                .map_err(|error| Error::format(file.display().to_string(), error.to_string()))?;
+            manifest.shards.into_iter().map(|shard| (path.join(&shard.file), Some(shard))).collect()
+        }
+    };
+    let mut loader = Loader::new(target);
+    let mut buffer = vec![0u8; 1 << 20];
+    for (path, shard) in shards {
+        let mut file = std::fs::File::open(&path).map_err(|error| unreadable(&path, error))?;
+        let mut check = shard.map(|shard| ShardCheck::new(shard.file, shard.bytes, &shard.sha256));
+        loop {
+            let count = file.read(&mut buffer).map_err(|error| unreadable(&path, error))?;
+            if count == 0 {
+                break;
+            }
+            if let Some(check) = &mut check {
+                check.update(&buffer[..count]);
+            }
+            loader.push(&buffer[..count])?;
+            loader.settle().await?;
+        }
+        if let Some(check) = check {
+            check.finish()?;
+        }
+    }
+    loader.finish().await
+}
+
+/// `manifest.json`: the shards of one GGUF file, in order.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Manifest {
+    pub shards: Vec<Shard>,
+}
+
+/// A run of the file's bytes.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Shard {
+    pub file: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Checks a shard's length and SHA-256 while its bytes go by.
+pub struct ShardCheck {
+    name: String,
+    bytes: u64,
+    sha256: String,
+    seen: u64,
+    hash: sha2::Sha256,
+}
+
+impl ShardCheck {
+    pub fn new(name: String, bytes: u64, sha256: &str) -> Self {
+        ShardCheck { name, bytes, sha256: sha256.to_ascii_lowercase(), seen: 0, hash: sha2::Digest::new() }
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.seen += bytes.len() as u64;
+        sha2::Digest::update(&mut self.hash, bytes);
+    }
+
+    pub fn finish(self) -> Result<()> {
+        let Self { name, bytes, sha256, seen, hash } = self;
+        let refuse = |problem: String| Err(Error::Integrity { shard: name.clone(), problem });
+        if seen != bytes {
+            return refuse(format!("{seen} bytes came, the manifest states {bytes}"));
+        }
+        let found: String = sha2::Digest::finalize(hash).iter().map(|byte| format!("{byte:02x}")).collect();
+        if found != sha256 {
+            return refuse(format!("its SHA-256 is {found}, the manifest states {sha256}"));
+        }
+        Ok(())
+    }
+}
