@@ -39,7 +39,10 @@ impl Config {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let architecture = gguf.string("general.architecture")?;
         if architecture != "llama" {
-            return Err(Error::unsupported("key \"general.architecture\"", format!("{architecture:?}, want \"llama\"")));
+            return Err(Error::unsupported(
+                "key \"general.architecture\"",
+                format!("{architecture:?}, want \"llama\""),
+            ));
         }
         let size = |key: &str| -> Result<usize> {
             let key = format!("llama.{key}");
@@ -104,7 +107,10 @@ impl Config {
                 ));
             }
             if rows == 1 && tensor.format != crate::quant::Format::F32 {
-                return Err(Error::unsupported(format!("tensor {name:?}"), format!("a norm in {:?}, want F32", tensor.format)));
+                return Err(Error::unsupported(
+                    format!("tensor {name:?}"),
+                    format!("a norm in {:?}, want F32", tensor.format),
+                ));
             }
         }
         Ok(())

@@ -109,7 +109,10 @@ impl Engine {
     /// Forgets every token from `position` on; a position beyond the cache is an error.
     pub fn rewind(&mut self, position: usize) -> Result<()> {
         if position > self.position() {
-            return Err(Error::internal(format!("rewind to {position}, but only {} tokens are cached", self.position())));
+            return Err(Error::internal(format!(
+                "rewind to {position}, but only {} tokens are cached",
+                self.position()
+            )));
         }
         match self {
             Engine::Cpu(model) => model.rewind(position),

@@ -64,7 +64,12 @@ impl Gguf {
             let (rows, cols) = match *info.shape.dims() {
                 [cols] => (1, cols),
                 [rows, cols] => (rows, cols),
-                _ => return Err(Error::unsupported(place(), format!("shape {:?}, want one or two dimensions", info.shape.dims()))),
+                _ => {
+                    return Err(Error::unsupported(
+                        place(),
+                        format!("shape {:?}, want one or two dimensions", info.shape.dims()),
+                    ));
+                }
             };
             let row_bytes = format.row_bytes(cols).ok_or_else(|| {
                 Error::format(place(), format!("rows of {cols} elements are no multiple of {}", format.block_len()))
@@ -83,7 +88,10 @@ impl Gguf {
         tensors.sort_by_key(|tensor| tensor.offset);
         for pair in tensors.windows(2) {
             if pair[0].offset + pair[0].bytes > pair[1].offset {
-                return Err(Error::format(format!("tensor {:?}", pair[1].name), format!("overlaps {:?}", pair[0].name)));
+                return Err(Error::format(
+                    format!("tensor {:?}", pair[1].name),
+                    format!("overlaps {:?}", pair[0].name),
+                ));
             }
         }
         let file_bytes = tensors.last().map_or(content.tensor_data_offset, |tensor| tensor.offset + tensor.bytes);
@@ -183,9 +191,10 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn take(&mut self, count: u64) -> std::result::Result<&'a [u8], Stop> {
-        let count = usize::try_from(count).ok().filter(|&count| count <= MAX_HEADER).ok_or_else(|| {
-            Stop::Damaged(format!("header, byte {}", self.at), format!("a length of {count} bytes"))
-        })?;
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|&count| count <= MAX_HEADER)
+            .ok_or_else(|| Stop::Damaged(format!("header, byte {}", self.at), format!("a length of {count} bytes")))?;
         let taken = self.bytes.get(self.at..self.at + count).ok_or(Stop::More)?;
         self.at += count;
         Ok(taken)
@@ -237,9 +246,10 @@ impl<'a> Walk<'a> {
             let mut elements = 1u64;
             for _ in 0..dims {
                 let dim = self.u64()?;
-                elements = elements.checked_mul(dim).filter(|&n| n > 0 && n <= 1 << 40).ok_or_else(|| {
-                    Stop::Damaged(format!("tensor {name:?}"), "a dimension is 0 or too large".into())
-                })?;
+                elements = elements
+                    .checked_mul(dim)
+                    .filter(|&n| n > 0 && n <= 1 << 40)
+                    .ok_or_else(|| Stop::Damaged(format!("tensor {name:?}"), "a dimension is 0 or too large".into()))?;
             }
             self.u32()?;
             self.u64()?;

@@ -105,8 +105,9 @@ impl Loader {
 pub async fn load_file(path: &std::path::Path, target: Target) -> Result<(Engine, Gguf)> {
     use std::io::Read;
 
-    let unreadable =
-        |path: &std::path::Path, error: std::io::Error| Error::Argument { problem: format!("{}: {error}", path.display()) };
+    let unreadable = |path: &std::path::Path, error: std::io::Error| Error::Argument {
+        problem: format!("{}: {error}", path.display()),
+    };
     let shards = match path.is_dir() {
         false => vec![(path.to_owned(), None)],
         true => {

@@ -133,7 +133,11 @@ impl std::str::FromStr for Format {
             "q4_1" => Format::Q4_1,
             "q5_0" => Format::Q5_0,
             "q8_0" => Format::Q8_0,
-            _ => return Err(Error::Argument { problem: format!("no format is named {name:?}; f32, f16, q4_0, q4_1, q5_0, q8_0 are") }),
+            _ => {
+                return Err(Error::Argument {
+                    problem: format!("no format is named {name:?}; f32, f16, q4_0, q4_1, q5_0, q8_0 are"),
+                });
+            }
         })
     }
 }

@@ -41,7 +41,10 @@ impl Tokenizer {
         let types = gguf.array("tokenizer.ggml.token_type")?;
         let key = |name: &str| format!("key \"tokenizer.ggml.{name}\"");
         if types.len() != tokens.len() {
-            return Err(Error::format(key("token_type"), format!("{} entries for {} tokens", types.len(), tokens.len())));
+            return Err(Error::format(
+                key("token_type"),
+                format!("{} entries for {} tokens", types.len(), tokens.len()),
+            ));
         }
 
         let unicode_to_byte: HashMap<char, u8> = byte_alphabet().into_iter().zip(0..=255).collect();
@@ -73,7 +76,9 @@ impl Tokenizer {
                         && vocab.contains_key(*right)
                         && vocab.contains_key(format!("{left}{right}").as_str())
                 })
-                .ok_or_else(|| Error::format(key("merges"), format!("merge {rank} ({merge:?}) names tokens that are not there")))?;
+                .ok_or_else(|| {
+                    Error::format(key("merges"), format!("merge {rank} ({merge:?}) names tokens that are not there"))
+                })?;
             pairs.push((left.to_owned(), right.to_owned()));
         }
         let bpe = BPE::builder()

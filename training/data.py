@@ -1,153 +1,243 @@
-"""Training rows: our own (training/data/*.jsonl) and the openly licensed public ones, as supervised sequences."""
+"""Training rows, our own (training/data/*.jsonl) and openly licensed public ones, as packed supervised sequences.
+
+A row becomes one sequence, a prefix with up to two branches that do not see each other:
+
+    prefix                        <|im_start|>user ... assistant\\n       branch 0, positions 0 .. p-1
+    detection                     <|pred|> <|safe|>                       branch 1, positions p ..
+    reply or reason, if any       <|expl|> [<|harm|>] text                branch 2, positions p ..
+
+so that the prefix is computed once. Sequences are packed side by side into the rows of a step; a block mask keeps
+them apart, which check.py proves equal to computing each alone.
+"""
 
 import hashlib
 import json
 import random
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from protocol import CATEGORIES, Protocol
+import torch
+
+from protocol import CATEGORIES, Protocol, messages_of
 
 IGNORE = -100
-# Rows per public source and epoch; sources not named are left out. Why: training/README.md.
-PUBLIC_CAPS = {
-    "advbench": 250, "catqa_en": 450, "dangerousqa": 184, "gptfuzzer_questions": 93, "adv_training_behaviors": 100,
-    "tdc2023": 39, "pyrit_airt": 42, "hh_harmless_test": 38, "inthewild_jailbreaks": 40, "cyberseceval_interpreter": 40,
-    "orbench_80k_sample": 1075, "cyberseceval_frr": 120, "arena_hard": 300, "nq_open": 150, "alpaca_seed_tasks": 174,
-    "ultrafeedback_500": 100,
-}
-# CatQA counts these as harmful; our protocol does not (ordinary campaigning, professional advice).
+# What a supervised token is: the verdict, the category's first token, the rest of a detection, a reply's token.
+LABEL, CATEGORY, TAIL, REPLY = KINDS = range(1, 5)
+KIND_NAMES = {LABEL: "label", CATEGORY: "category", TAIL: "tail", REPLY: "reply"}
+
+# CatQA counts these as harmful; our protocol does not (campaigning, ordinary professional advice).
 NOT_HARMFUL = ("Political Campaigning / Election advertising", "Political Campaigning / Lobbying",
                "Political Campaigning / Partisan commentary", "Political Campaigning / Political activism",
                "Tailored Financial Advice", "Adult Content / Adult-themed humor",
                "Economic Harm / Intellectual property theft")
-CATQA = [("Adult Content", "sexual"), ("Child Abuse", "minors"), ("Economic Harm", "crime"), ("Fraud/Deception", "crime"),
-         ("Hate/Harass/Violence / Gender", "violence"), ("Hate/Harass/Violence / Terrorism", "violence"),
-         ("Hate/Harass/Violence", "hate"), ("Illegal Activity / Cybercrime", "cyber"), ("Illegal Activity / Weapon", "weapons"),
-         ("Illegal Activity", "crime"), ("Malware", "cyber"), ("Physical Harm / Self-harm", "suicide"),
-         ("Physical Harm / Weapon", "weapons"), ("Physical Harm / Assault", "violence"),
-         ("Political Campaigning / Political misinformation", "misinformation"), ("Privacy", "privacy")]
-SOURCE_CATEGORY = {"inthewild_jailbreaks": "jailbreak", "cyberseceval_interpreter": "cyber"}
+# A source's own category, by prefix, to ours, where the two clearly agree; first match wins.
+PUBLIC_CATEGORIES = {
+    "catqa_en": [
+        ("Adult Content", "sexual"), ("Child Abuse", "minors"), ("Economic Harm", "crime"), ("Fraud/Deception", "crime"),
+        ("Hate/Harass/Violence / Gender", "violence"), ("Hate/Harass/Violence / Terrorism", "violence"),
+        ("Hate/Harass/Violence", "hate"), ("Illegal Activity / Cybercrime", "cyber"), ("Illegal Activity / Weapon", "weapons"),
+        ("Illegal Activity", "crime"), ("Malware", "cyber"), ("Physical Harm / Self-harm", "suicide"),
+        ("Physical Harm / Weapon", "weapons"), ("Physical Harm / Assault", "violence"),
+        ("Political Campaigning / Political misinformation", "misinformation"), ("Privacy", "privacy")],
+    "pyrit_airt": [("scams", "crime"), ("violence", "violence"), ("hate", "hate"), ("cyber_harms", "cyber")],
+    "inthewild_jailbreaks": [("", "jailbreak")],
+    "cyberseceval_interpreter": [("", "cyber")],
+}
+GREETINGS = ["hi, ", "hey ", "please ", "ok so ", "Hello! ", "Quick question: "]
+CLOSINGS = [" thanks", " please", " Thanks!", " Thank you in advance.", " asap"]
 
+
+# Rows
 
 def read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
+    # split("\n"), not splitlines(): prompts may hold U+2028 and its like.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def own_rows(folder: Path) -> list[dict]:
     rows = [row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)]
     for row in rows:
-        assert row["label"] in ("safe", "unsafe"), row["id"]
-        assert row.get("category") is None or row["category"] in CATEGORIES, row["id"]
+        if row["label"] not in ("safe", "unsafe") or row.get("category") not in (None, *CATEGORIES):
+            raise ValueError(f"{row['id']}: unknown label or category")
     return rows
 
 
-def held_out(rows: list[dict], share: float) -> tuple[list[dict], list[dict]]:
-    """Splits off about `share` of the rows by a hash of the id, so that new rows do not move old ones over the line;
-    a minimal pair stays on one side."""
-    side = lambda row: int(hashlib.sha256((row.get("pair") or row["id"]).encode()).hexdigest()[:8], 16) / 2**32 < share
-    return [row for row in rows if not side(row)], [row for row in rows if side(row)]
+def held_out(rows: list[dict], settings: dict) -> tuple[list[dict], list[dict]]:
+    """(training, development): about `held_out` of the rows by a hash of the id, so that new rows move no old one over
+    the line; a minimal pair stays on one side."""
+    sides = [], []
+    for row in rows:
+        sides[chance(settings["seed"], "held out", row.get("pair") or row["id"]) < settings["held_out"]].append(row)
+    return sides
 
 
-def public_rows(path: Path, max_chars: int) -> dict[str, list[dict]]:
-    """Openly licensed rows by source; long ones left out but for jailbreaks, which are cut."""
+def chance(*key) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int(hashlib.sha256(repr(key).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def public_rows(path: Path, protocol: Protocol, settings: dict) -> list[dict]:
+    """Openly licensed rows, up to the cap of each source; sources without a cap are left out. Long rows are left out
+    to save time, except jailbreaks, which are cut when encoded."""
     by_source = defaultdict(list)
     for row in read_jsonl(path):
         source, category = row["source"], row["category"] or ""
-        if source not in PUBLIC_CAPS or category.startswith(NOT_HARMFUL):
+        if source not in settings["public"] or source == "catqa_en" and category.startswith(NOT_HARMFUL):
             continue
-        if len(row["prompt"]) > max_chars:
-            if source != "inthewild_jailbreaks":
-                continue
-            row["prompt"] = row["prompt"][: 2 * max_chars]
-        ours = SOURCE_CATEGORY.get(source)
-        if source == "catqa_en":
-            ours = next((name for prefix, name in CATQA if category.startswith(prefix)), None)
-        # A public answer is no safeguard reply in our style.
-        by_source[source].append({"id": row["id"], "label": row["label"], "category": ours, "prompt": row["prompt"]})
-    return by_source
+        # Four characters make a token or so: spares the tokenizer the very long ones.
+        if source != "inthewild_jailbreaks" and (len(row["prompt"]) > 8 * settings["public_tokens"]
+                                                 or len(protocol.text(row["prompt"])) > settings["public_tokens"]):
+            continue
+        ours = next((name for prefix, name in PUBLIC_CATEGORIES.get(source, ()) if category.startswith(prefix)), None)
+        # `response` is not in our replies' style and is left aside.
+        by_source[source].append({"id": row["id"], "source": source, "label": row["label"], "category": ours,
+                                  "prompt": row["prompt"]})
+    rng = random.Random(settings["seed"])
+    return [row for source, rows in sorted(by_source.items())
+            for row in rng.sample(rows, min(len(rows), settings["public"][source]))]
 
 
-def augment(text: str, rng: random.Random) -> str:
-    """One light change of surface, the same on both classes."""
-    kind = rng.randrange(8)
-    words = text.split(" ")
-    if kind == 0:
-        return text.lower()
-    if kind == 1:
-        return text.rstrip("?.! ")
-    if kind == 2:
-        return text.lower().rstrip("?.! ")
-    if kind == 3 and len(text) > 12:
-        for _ in range(1 + len(text) // 40):
-            at = rng.randrange(1, len(text) - 2)
-            text = rng.choice([text[:at] + text[at + 1] + text[at] + text[at + 2:], text[:at] + text[at + 1:],
-                               text[:at] + text[at] + text[at:]])
-        return text
-    if kind == 4:
-        return rng.choice(["hi, ", "hey ", "please ", "ok so ", "Quick question: ", "Hello! "]) + text
-    if kind == 5:
-        return text + rng.choice([" thanks", " please", " asap", " Thanks in advance.", " I need this today."])
-    if kind == 6 and text.endswith("?"):
-        return text[:-1]
-    if kind == 7:
-        return text.upper() if len(words) < 12 else text.rstrip(".") + "."
+def epoch_rows(own: list[dict], public: list[dict], settings: dict, number: int) -> list[dict]:
+    """All our own rows, and at most `public_per_own` times as many public ones, drawn in turn from epoch to epoch so
+    that `unsafe_share` of the whole is unsafe."""
+    pools = {label: [row for row in public if row["label"] == label] for label in ("safe", "unsafe")}
+    room = min(len(public), round(len(own) * settings["public_per_own"]))
+    wanted = round(settings["unsafe_share"] * (len(own) + room)) - sum(row["label"] == "unsafe" for row in own)
+    unsafe = max(0, min(wanted, room, len(pools["unsafe"])))
+    # Too few unsafe rows in the pool must not tilt the balance: the safe ones give way.
+    total = (sum(row["label"] == "unsafe" for row in own) + unsafe) / settings["unsafe_share"]
+    safe = max(0, min(round(total) - len(own) - unsafe, room - unsafe, len(pools["safe"])))
+    rows = list(own)
+    for label, count in (("safe", safe), ("unsafe", unsafe)):
+        pool = pools[label]
+        random.Random(settings["seed"]).shuffle(pool)
+        rows += [pool[(number * count + i) % len(pool)] for i in range(count)]
+    return rows
+
+
+# Surface
+
+def typos(text: str, rng: random.Random) -> str:
+    """Swaps, drops or doubles a letter, one for each 40 characters or so."""
+    for _ in range(1 + len(text) // 40):
+        at = rng.randrange(len(text) - 1)
+        text = text[:at] + rng.choice([text[at + 1] + text[at], text[at + 1], text[at] * 2 + text[at + 1]]) + text[at + 2:]
     return text
 
 
-def detect(protocol: Protocol, prefix: list[int], row: dict):
-    """(ids, targets, weights): the label after <|pred|>, the category's first token after <|unsafe|>."""
-    unsafe = row["label"] == "unsafe"
-    ids = prefix + [protocol.pred]
-    targets = [IGNORE] * len(prefix) + [protocol.unsafe if unsafe else protocol.safe]
-    kinds = [0] * len(prefix) + [1]
-    if unsafe and row.get("category"):
-        ids += [protocol.unsafe]
-        targets += [protocol.categories[CATEGORIES.index(row["category"])]]
-        kinds += [2]
-    return ids, targets, kinds
+def augment(text: str, rng: random.Random) -> str:
+    """One light change of surface, alike on both classes; some leave the text as it is."""
+    return rng.choice([
+        lambda: text.lower(),
+        lambda: text.rstrip("?.! "),
+        lambda: text.lower().rstrip("?.! "),
+        lambda: typos(text, rng) if len(text) > 12 else text,
+        lambda: rng.choice(GREETINGS) + text,
+        lambda: text + rng.choice(CLOSINGS),
+        lambda: text[:-1] if text.endswith("?") else text.rstrip(". ") + "?",
+        lambda: text.upper() if len(text) < 80 else text,
+    ])() or text
 
 
-def reply(protocol: Protocol, prefix: list[int], text: str, forced: bool):
-    body = protocol.text(text.strip())
-    head = prefix + [protocol.expl] + ([protocol.harm] if forced else [])
-    ids = head + body
-    targets = [IGNORE] * (len(head) - 1) + body + [protocol.im_end]
-    return ids, targets, [3 if t != IGNORE else 0 for t in targets]
+# Sequences
+
+@dataclass
+class Example:
+    """One row's sequence; all lists have its length. A token's `weight` already holds its kind's weight and, for a
+    reply, 1 / its length, so that a long reply counts as much as a short one."""
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def extend(self, branch: int, start: int, ids: list[int], targets: list[int], kinds: list[int], weights: list[float]):
+        self.ids += ids
+        self.positions += range(start, start + len(ids))
+        self.branches += [branch] * len(ids)
+        self.targets += targets
+        self.kinds += kinds
+        self.weights += weights
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
-def epoch(protocol: Protocol, own: list[dict], public: dict[str, list[dict]], settings: dict, number: int) -> list:
-    """The sequences of one epoch: (ids, targets, kinds); kinds: 1 label, 2 category, 3 reply."""
+def forced(row: dict, settings: dict) -> bool:
+    """Whether the row's safeguard reply is trained after <|harm|>: 30 % of them, the paper's rate, always the same."""
+    return "reply" in row and chance(settings["seed"], "harm", row["id"]) < settings["harm_rate"]
+
+
+def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | None = None) -> Example:
+    """The row's sequence; with `rng`, its query may change in surface."""
+    if rng and rng.random() < settings["augment"]:
+        *earlier, last = messages_of(row)
+        row = {**row, "messages": [*earlier, {**last, "content": augment(last["content"], rng)}]}
+    built = Example()
+    prefix = protocol.prefix(row, settings["max_query_tokens"])
+    start = len(prefix)
+    built.extend(0, 0, prefix, [IGNORE] * start, [0] * start, [0.0] * start)
+
+    if row["label"] == "safe":
+        answer, kinds = [protocol.safe, protocol.im_end], [LABEL, TAIL]
+    elif row.get("category"):
+        name = protocol.names[row["category"]]
+        answer, kinds = [protocol.unsafe, *name, protocol.im_end], [LABEL, CATEGORY] + [TAIL] * len(name)
+    else:
+        answer, kinds = [protocol.unsafe], [LABEL]
+    weights = [settings["weight_" + KIND_NAMES[kind]] for kind in kinds]
+    built.extend(1, start, [protocol.pred, *answer[:-1]], answer, kinds, weights)
+
+    text = row.get("reply") if row["label"] == "unsafe" else row.get("reason")
+    if text:
+        task = [protocol.expl] + [protocol.harm] * forced(row, settings)
+        body = protocol.text(text.strip())
+        count = len(body) + 1
+        silent = len(task) - 1
+        built.extend(2, start, task + body, [IGNORE] * silent + body + [protocol.im_end], [0] * silent + [REPLY] * count,
+                     [0.0] * silent + [settings["weight_reply"] / count] * count)
+    return built
+
+
+def epoch(protocol: Protocol, own: list[dict], public: list[dict], settings: dict, number: int) -> list[list[Example]]:
+    """The steps of one epoch, each of about `step_tokens` tokens. Drawn from (seed, number) alone."""
     rng = random.Random(settings["seed"] * 1000 + number)
-    rows = [(row, True) for row in own]
-    for source, candidates in public.items():
-        count = min(len(candidates), round(PUBLIC_CAPS[source] * settings["public_share"]))
-        rows += [(row, False) for row in rng.sample(candidates, count)]
-    examples = []
-    for row, ours in rows:
-        changed = row
-        if "prompt" in row and rng.random() < settings["augment"]:
-            changed = {**row, "prompt": augment(row["prompt"], rng)}
-        prefix = protocol.prefix(changed, settings["max_tokens"])
-        examples.append(detect(protocol, prefix, row))
-        text = row.get("reply") or row.get("reason")
-        if text:
-            # The paper's rate: 30 % of the harmful queries' reply examples carry <|harm|>.
-            forced = bool(row.get("reply")) and rng.random() < settings["harm_rate"]
-            examples.append(reply(protocol, protocol.prefix(row, settings["max_tokens"]), text, forced))
-    rng.shuffle(examples)
-    return examples
+    rows = epoch_rows(own, public, settings, number)
+    rng.shuffle(rows)
+    steps, tokens = [[]], 0
+    for row in rows:
+        built = example(protocol, row, settings, rng)
+        if steps[-1] and tokens + len(built) > settings["step_tokens"]:
+            steps.append([])
+            tokens = 0
+        steps[-1].append(built)
+        tokens += len(built)
+    return steps
 
 
-def batches(examples: list, budget: int, rng: random.Random) -> list[list]:
-    """Batches of at most `budget` padded tokens, alike in length, in random order."""
-    pool = sorted(examples, key=lambda e: len(e[0]) + rng.random() * 6)
-    out, batch = [], []
-    for example in pool:
-        if batch and (len(batch) + 1) * max(len(example[0]), max(len(e[0]) for e in batch)) > budget:
-            out.append(batch)
-            batch = []
-        batch.append(example)
-    out.append(batch)
-    rng.shuffle(out)
-    return out
+def collate(examples: list[Example], row_tokens: int, device) -> dict[str, torch.Tensor]:
+    """Packs a step's examples into rows of about `row_tokens`: ids, positions, targets, kinds, weights [rows, width] and
+    the attention mask [rows, 1, width, width]. Attention costs width^2, hence several rows."""
+    total = sum(map(len, examples))
+    bins = [[] for _ in range(max(1, round(total / row_tokens)))]
+    fill = [0] * len(bins)
+    for item in sorted(examples, key=len, reverse=True):
+        emptiest = fill.index(min(fill))
+        bins[emptiest].append(item)
+        fill[emptiest] += len(item)
+    width = max(fill)
+    column = lambda name, pad, dtype: torch.tensor(
+        [[value for item in row for value in getattr(item, name)] + [pad] * (width - used) for row, used in zip(bins, fill)],
+        dtype=dtype, device=device)
+    owner = torch.tensor([[n for n, item in enumerate(row) for _ in range(len(item))] + [-1] * (width - used)
+                          for row, used in zip(bins, fill)], device=device)
+    branch = column("branches", 0, torch.long)
+    same = owner[:, :, None] == owner[:, None, :]
+    # A token sees what comes before it in its own example: the prefix and its own branch.
+    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    return {"ids": column("ids", 0, torch.long), "positions": column("positions", 0, torch.long),
+            "targets": column("targets", IGNORE, torch.long), "kinds": column("kinds", 0, torch.long),
+            "weights": column("weights", 0.0, torch.float), "mask": (same & visible & causal)[:, None]}

@@ -1,186 +1,251 @@
-"""Safety tuning: detection, category, reply, forced reply and reason jointly, on CPU (bf16 autocast) or CUDA.
+"""Safety tuning of SmolLM2-135M-Instruct: verdict, category, safeguard reply and reason jointly, on CPU or CUDA.
 
-    python training/train.py --out out/run1 --minutes 60
-    python training/train.py --out out/run1 --minutes 60 --resume
+    python training/train.py --out out/run1 --max-minutes 60
+    python training/train.py --out out/run1 --max-minutes 60 --resume
+    python training/train.py --out out/try --max-minutes 5 --set lr=2e-4 --set freeze_layers=8
 """
 
 import argparse
 import json
 import math
-import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-import data as data_module
-from protocol import CATEGORIES, GGUF_NAME, Protocol, base_dir
+import data
+from data import CATEGORY, KIND_NAMES, LABEL
+from protocol import CATEGORIES, GGUF_NAME, RENAMED, Protocol, base_dir
+from score import score
 
 HERE = Path(__file__).parent
+# Each renamed token starts as the mean of these words' rows: the base never trained its own.
+ALIKE = {"<|pred|>": " classify", "<|expl|>": " explain", "<|safe|>": " safe", "<|unsafe|>": " unsafe", "<|harm|>": " harmful"}
+EMA_EVERY = 4
 
 
-def load_base(protocol: Protocol):
-    """The base in f32, with the five tokens' rows set near words that mean alike (they are untrained in the base)."""
-    model = AutoModelForCausalLM.from_pretrained(base_dir(), gguf_file=GGUF_NAME, dtype=torch.float32)
-    rows = model.get_input_embeddings().weight.data
-    alike = {protocol.pred: " classify", protocol.expl: " explain", protocol.safe: " safe", protocol.unsafe: " unsafe",
-             protocol.harm: " harmful"}
-    for token, word in alike.items():
-        rows[token] = rows[protocol.text(word)].mean(0)
-    model.config.use_cache = False
-    return model
+class Guardian:
+    """The model and its LM head. With frozen layers the embedding is frozen too, but for the five tokens' rows as the
+    head reads them, so that no gradient passes below the first trained layer."""
+
+    def __init__(self, protocol: Protocol, settings: dict, device):
+        base = AutoModelForCausalLM.from_pretrained(base_dir(), gguf_file=GGUF_NAME, dtype=torch.float32)
+        config = base.config
+        # Dequantised, but still marked as a GGUF, which transformers refuses to save.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = protocol.im_start, protocol.im_end, protocol.im_end
+        config.use_cache = False
+        model = LlamaForCausalLM(config)
+        model.load_state_dict(base.state_dict())
+        rows = model.get_input_embeddings().weight
+        with torch.no_grad():
+            for name, word in ALIKE.items():
+                rows[protocol.control[list(RENAMED.values()).index(name)]] = rows[protocol.text(word)].mean(0)
+        self.model = model.to(device).train()
+        self.frozen = settings["freeze_layers"]
+        self.control = torch.tensor(protocol.control, device=device)
+        self.rows = None
+        if self.frozen:
+            self.rows = torch.nn.Parameter(rows.data[self.control].clone())
+            rows.requires_grad_(False)
+            for layer in model.model.layers[:self.frozen]:
+                layer.requires_grad_(False)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad] + ([] if self.rows is None else [self.rows])
+
+    def decayed(self, parameter) -> bool:
+        return parameter.ndim > 1 and parameter is not self.rows and parameter is not self.model.get_input_embeddings().weight
+
+    def logits(self, batch: dict) -> torch.Tensor:
+        """[supervised tokens, vocabulary]: the LM head runs where there is a target, nowhere else."""
+        states = self.model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"])[0]
+        states = states[batch["targets"] != data.IGNORE]
+        logits = self.model.lm_head(states)
+        return logits if self.rows is None else logits.index_copy(1, self.control, states @ self.rows.T.to(states.dtype))
+
+    def tie(self):
+        """Puts the five trained rows where the input side reads them."""
+        if self.rows is not None:
+            self.model.get_input_embeddings().weight.data[self.control] = self.rows.data
 
 
-def collate(batch: list, pad: int, device):
-    width = max(len(ids) for ids, _, _ in batch)
-    make = lambda index, fill: torch.tensor([e[index] + [fill] * (width - len(e[index])) for e in batch], device=device)
-    # Padding stands at the end, so causal attention never sees it from a real token.
-    return make(0, pad), make(1, data_module.IGNORE), make(2, 0)
-
-
-def losses(model, batch, protocol: Protocol, device, settings: dict):
-    """Mean loss of each kind, the LM head run at supervised positions only."""
-    ids, targets, kinds = collate(batch, protocol.im_end, device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
-        states = model.model(input_ids=ids).last_hidden_state
-        chosen = targets != data_module.IGNORE
-        logits = model.lm_head(states[chosen]).float()
-    targets, kinds = targets[chosen], kinds[chosen]
-    token_loss = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.0)
-    # The verdict is a softmax over the two label rows, so that softmax is trained too; the same for the categories.
-    label = kinds == 1
-    smoothing = settings["label_smoothing"]
+def losses(guardian: Guardian, batch: dict, examples: int, protocol: Protocol, settings: dict):
+    """The loss, a mean over examples, and per kind (sum of token losses, tokens)."""
+    with torch.autocast(guardian.model.device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
+        logits = guardian.logits(batch).float()
+    chosen = batch["targets"] != data.IGNORE
+    targets, kinds, weights = batch["targets"][chosen], batch["kinds"][chosen], batch["weights"][chosen]
+    token = F.cross_entropy(logits, targets, reduction="none")
+    label = kinds == LABEL
+    # Smoothing only between the two labels: the verdict is a softmax over these two.
     pair = logits[label][:, [protocol.safe, protocol.unsafe]]
-    extra_label = F.cross_entropy(pair, (targets[label] == protocol.unsafe).long(), label_smoothing=smoothing) if label.any() else 0.0
-    parts = {}
-    for kind, name in ((1, "label"), (2, "category"), (3, "reply")):
-        mask = kinds == kind
-        if mask.any():
-            parts[name] = token_loss[mask].mean()
-    rows = len(batch)
-    weights = {"label": int(label.sum()), "category": int((kinds == 2).sum()),
-               "reply": sum(any(k == 3 for k in e[2]) for e in batch)}
-    total = sum(parts[name] * weights[name] * settings["weight_" + name] for name in parts)
-    total = (total + extra_label * weights["label"] * settings["weight_label"]) / rows
-    return total, {name: float(value.detach()) for name, value in parts.items()}
+    margin = pair[:, 1] - pair[:, 0]
+    towards = torch.where(targets[label] == protocol.unsafe, margin, -margin)
+    token = token.index_put((label.nonzero()[:, 0],), settings["label_smoothing"] * towards, accumulate=True)
+    total = (token * weights).sum() / examples
+    return total, {kind: (token[kinds == kind].sum().item(), int((kinds == kind).sum())) for kind in KIND_NAMES}
 
 
-@torch.no_grad()
-def evaluate(model, rows: list[dict], protocol: Protocol, device, settings: dict) -> dict:
+def evaluate(model, rows: list[dict], protocol: Protocol, settings: dict) -> dict:
+    """Verdicts at margin 0 on our held-out rows, and the share of harmful rows whose category is named right."""
     model.eval()
-    hits = {"tp": 0, "fp": 0, "fn": 0, "tn": 0}
-    named = right = 0
-    examples = [(data_module.detect(protocol, protocol.prefix(row), row), row) for row in rows]
-    examples.sort(key=lambda e: len(e[0][0]))
-    for start in range(0, len(examples), 32):
-        part = examples[start:start + 32]
-        batch = [([*protocol.prefix(row), protocol.pred, protocol.unsafe], [0], [0]) for _, row in part]
-        width = [len(e[0]) for e in batch]
-        ids = torch.tensor([e[0] + [protocol.im_end] * (max(width) - len(e[0])) for e in batch], device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
-            states = model.model(input_ids=ids).last_hidden_state
-            at = torch.tensor(width, device=device)
-            index = torch.arange(len(part), device=device)
-            head = model.lm_head.weight
-            pair = (states[index, at - 2] @ head[[protocol.safe, protocol.unsafe]].T).float()
-            cats = (states[index, at - 1] @ head[protocol.categories].T).float().argmax(-1)
-        for (_, row), margin, cat in zip(part, (pair[:, 1] - pair[:, 0]).tolist(), cats.tolist()):
-            flagged, unsafe = margin > 0, row["label"] == "unsafe"
-            hits[("t" if flagged == unsafe else "f") + ("p" if flagged else "n")] += 1
-            if unsafe and row.get("category"):
-                named += 1
-                right += CATEGORIES[cat] == row["category"]
+    prefixes = [protocol.prefix(row, settings["max_query_tokens"]) for row in rows]
+    margins, categories = score(model, prefixes, protocol, settings["bf16"])
     model.train()
-    tp, fp, fn, tn = hits["tp"], hits["fp"], hits["fn"], hits["tn"]
-    return {"f1": 2 * tp / max(1, 2 * tp + fp + fn), "recall": tp / max(1, tp + fn), "fpr": fp / max(1, fp + tn),
-            "category": right / max(1, named), "rows": len(rows)}
+    unsafe = torch.tensor([row["label"] == "unsafe" for row in rows])
+    flagged = margins > 0
+    tp, fp, fn = (int(x.sum()) for x in (flagged & unsafe, flagged & ~unsafe, ~flagged & unsafe))
+    named = [(CATEGORIES[best] == row["category"]) for best, row in zip(categories.argmax(-1).tolist(), rows) if row.get("category")]
+    ratio = lambda a, b: round(a / b, 4) if b else None
+    return {"rows": len(rows), "unsafe": int(unsafe.sum()), "accuracy": ratio(int((flagged == unsafe).sum()), len(rows)),
+            "f1": ratio(2 * tp, 2 * tp + fp + fn), "recall": ratio(tp, tp + fn), "fpr": ratio(fp, int((~unsafe).sum())),
+            "category": ratio(sum(named), len(named)), "margin_safe": round(margins[~unsafe].mean().item(), 3),
+            "margin_unsafe": round(margins[unsafe].mean().item(), 3)}
+
+
+def save_atomically(value, path: Path):
+    part = path.with_suffix(".part")
+    torch.save(value, part)
+    part.rename(path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and final model")
-    parser.add_argument("--own", type=Path, default=HERE / "data", help="our own rows (*.jsonl)")
-    parser.add_argument("--public", type=Path, default=HERE.parent.parent / "shared/data/train.jsonl", help="openly licensed rows")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the log, the checkpoint and the model")
+    parser.add_argument("--own", type=Path, default=HERE / "data", help="folder of our own rows (*.jsonl)")
+    parser.add_argument("--public", type=Path, default=HERE.parent / "../shared/data/train.jsonl", help="openly licensed rows")
     parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
-    parser.add_argument("--minutes", type=float, default=60, help="wall-clock budget; the learning rate reaches 0 at its end")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting (JSON value)")
+    parser.add_argument("--max-minutes", "--minutes", type=float, default=math.inf,
+                        help="wall-clock budget; the learning rate reaches 0 at its end, or at the last epoch's")
+    parser.add_argument("--save-minutes", type=float, default=10, help="between checkpoints")
+    parser.add_argument("--eval-minutes", type=float, default=10, help="between evaluations on the held-out rows")
+    parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
     args = parser.parse_args()
     settings = json.loads(args.settings.read_text())
-    settings |= {key: json.loads(value) for key, value in (item.split("=", 1) for item in args.set)}
+    for key, value in (item.split("=", 1) for item in args.set):
+        if key not in settings:
+            parser.error(f"--set: no setting {key!r}; there are {', '.join(settings)}")
+        settings[key] = json.loads(value)
     args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+    log_path = args.out / "log.jsonl"
+    if not args.resume and log_path.exists():
+        parser.error(f"{args.out} holds a run already: --resume it, or choose another folder")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(settings["seed"])
 
     protocol = Protocol()
-    own, dev = data_module.held_out(data_module.own_rows(args.own), settings["held_out"])
-    public = data_module.public_rows(args.public, settings["max_chars"])
-    model = load_base(protocol).to(device).train()
-    decay = [p for p in model.parameters() if p.ndim > 1 and p.shape[0] != model.config.vocab_size]
-    plain = [p for p in model.parameters() if p.ndim == 1 or p.shape[0] == model.config.vocab_size]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": settings["weight_decay"]},
-                                   {"params": plain, "weight_decay": 0.0}], lr=settings["lr"], betas=(0.9, 0.98), fused=True)
-    state = {"step": 0, "epoch": 0, "seconds": 0.0, "tokens": 0}
-    checkpoint = args.out / "checkpoint.pt"
-    if args.resume and checkpoint.exists():
+    public = data.public_rows(args.public, protocol, settings)
+    guardian = Guardian(protocol, settings, device)
+    model, parameters = guardian.model, guardian.parameters()
+    groups = [{"params": [p for p in parameters if guardian.decayed(p) == decay], "weight_decay": settings["weight_decay"] * decay}
+              for decay in (True, False)]
+    optimizer = torch.optim.AdamW(groups, lr=settings["lr"], betas=(0.9, 0.98), fused=True)
+    average = [p.detach().clone() for p in parameters] if settings["ema"] else None
+    # All randomness is drawn from (seed, epoch), so these few numbers are the generator's state too.
+    state = {"step": 0, "epoch": 0, "index": 0, "tokens": 0, "seconds": 0.0}
+    if args.resume:
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved["parameters"], strict=True):
+                parameter.copy_(value)
+        guardian.tie()
         optimizer.load_state_dict(saved["optimizer"])
-        state = saved["state"]
-    log = (args.out / "log.jsonl").open("a")
-    note = lambda entry: (print(json.dumps(entry), flush=True), log.write(json.dumps(entry) + "\n"), log.flush())
-    note({"settings": settings, "own": len(own), "held_out": len(dev), "public": {k: len(v) for k, v in public.items()}})
+        average, state = saved["average"], saved["state"]
+
+    log = log_path.open("a")
+
+    def note(**entry):
+        line = json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), **entry})
+        print(line, flush=True)
+        log.write(line + "\n")
+        log.flush()
+
+    def load_own(previous: tuple | None) -> tuple:
+        """(training, development) rows, read afresh each epoch so that rows that were added meanwhile join. A file that
+        is just being written must not end a long run: the rows read before serve once more."""
+        try:
+            return data.held_out(data.own_rows(args.own), settings)
+        except (ValueError, KeyError) as error:
+            if previous is None:
+                raise
+            note(warning=f"own rows not re-read: {error}")
+            return previous
 
     def save():
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").rename(checkpoint)
+        save_atomically({"parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),
+                         "average": average, "state": state}, checkpoint)
 
-    budget = args.minutes * 60
+    own, dev = load_own(None)
+    note(settings=settings, device=device.type, public=dict(Counter(row["source"] for row in public)))
     began = time.monotonic() - state["seconds"]
-    last_eval = last_save = time.monotonic()
-    done = False
-    while not done:
-        own, dev = data_module.held_out(data_module.own_rows(args.own), settings["held_out"])
-        rng = random.Random(settings["seed"] * 77 + state["epoch"])
-        plan = data_module.batches(data_module.epoch(protocol, own, public, settings, state["epoch"]), settings["batch_tokens"], rng)
-        for index, batch in enumerate(plan):
-            elapsed = time.monotonic() - began
-            epochs = state["epoch"] + index / len(plan)
-            fraction = max(elapsed / budget, epochs / settings["epochs"])
-            if fraction >= 1:
-                done = True
+    last_save = last_eval = time.monotonic()
+    sums, since = Counter(), (time.monotonic(), state["tokens"])
+    finished = False
+    while not finished and state["epoch"] < settings["epochs"]:
+        own, dev = load_own((own, dev))
+        plan = data.epoch(protocol, own, public, settings, state["epoch"])
+        note(epoch=state["epoch"], own=len(own), held_out=len(dev), steps=len(plan), rows=sum(map(len, plan)))
+        for examples in plan[state["index"]:]:
+            # The schedule runs over whichever ends first, the epochs or the time.
+            fraction = max((state["epoch"] + state["index"] / len(plan)) / settings["epochs"],
+                           (time.monotonic() - began) / (60 * args.max_minutes))
+            if finished := fraction >= 1:
                 break
-            warm = min(1.0, (state["step"] + 1) / settings["warmup"])
-            rate = settings["lr"] * warm * 0.5 * (1 + math.cos(math.pi * fraction))
+            rate = settings["lr"] * min(1, fraction / settings["warmup"] + 0.02) * 0.5 * (1 + math.cos(math.pi * fraction))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            total, parts = losses(model, batch, protocol, device, settings)
+            batch = data.collate(examples, settings["row_tokens"], device)
+            total, parts = losses(guardian, batch, len(examples), protocol, settings)
             total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            guardian.tie()
             state["step"] += 1
-            state["tokens"] += sum(len(e[0]) for e in batch)
+            state["index"] += 1
+            state["tokens"] += sum(map(len, examples))
             state["seconds"] = time.monotonic() - began
+            if average and state["step"] % EMA_EVERY == 0:
+                # Young averages forget faster, or the untrained start would linger in them.
+                decay = min(settings["ema"], state["step"] / (state["step"] + 10 * EMA_EVERY))
+                torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+            sums.update({"loss": total.item(), "norm": norm.item(), "steps": 1, "padded": batch["ids"].numel()})
+            for kind, (loss, count) in parts.items():
+                sums.update({(kind, "loss"): loss, (kind, "count"): count})
             if state["step"] % 10 == 0:
-                note({"step": state["step"], "epoch": round(epochs, 3), "loss": round(float(total.detach()), 4), "lr": rate,
-                      **{k: round(v, 4) for k, v in parts.items()}, "seconds": round(state["seconds"], 1),
-                      "tokens_per_second": round(state["tokens"] / state["seconds"], 1)})
-            if time.monotonic() - last_eval > settings["eval_minutes"] * 60:
-                note({"step": state["step"], "held_out": evaluate(model, dev, protocol, device, settings)})
+                now, tokens = time.monotonic(), state["tokens"]
+                means = {name: round(sums[kind, "loss"] / sums[kind, "count"], 4)
+                         for kind, name in KIND_NAMES.items() if sums[kind, "count"]}
+                note(fraction=round(fraction, 4), lr=float(f"{rate:.3g}"), loss=round(sums["loss"] / sums["steps"], 4), **means,
+                     norm=round(sums["norm"] / sums["steps"], 3), tokens=tokens,
+                     padding=round(1 - (tokens - since[1]) / sums["padded"], 3),
+                     tokens_per_second=round((tokens - since[1]) / (now - since[0]), 1))
+                sums, since = Counter(), (time.monotonic(), tokens)
+            if time.monotonic() - last_eval > 60 * args.eval_minutes:
+                note(evaluation=evaluate(model, dev, protocol, settings))
                 last_eval = time.monotonic()
-            if time.monotonic() - last_save > settings["save_minutes"] * 60:
+            if time.monotonic() - last_save > 60 * args.save_minutes:
                 save()
                 last_save = time.monotonic()
         else:
             state["epoch"] += 1
-    note({"step": state["step"], "final": evaluate(model, dev, protocol, device, settings)})
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"},
-              args.out / "model.safetensors")
+            state["index"] = 0
     save()
+    if average:
+        note(before_averaging=evaluate(model, dev, protocol, settings))
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, average)
+        guardian.tie()
+    note(final=evaluate(model, dev, protocol, settings))
+    model.eval()
+    model.save_pretrained(args.out / "model")
+    protocol.tokenizer.save_pretrained(args.out / "model")
 
 
 if __name__ == "__main__":

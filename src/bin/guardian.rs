@@ -166,10 +166,11 @@ async fn run(args: Args) -> Result<(), Stop> {
                 let source = row.source.take().unwrap_or_else(|| "rows".into());
                 let id = row.id.take().unwrap_or_else(|| line.into());
                 let messages = row.messages().ok_or_else(|| missing(&jsonl, line, "prompt"))?;
-                let verdict = guardian.screen(&messages, ScreenOptions { preset, threshold: None }).await.map_err(|error| {
-                    let Stop(status, problem) = error.into();
-                    Stop(status, format!("{}, line {line}: {problem}", jsonl.display()))
-                })?;
+                let verdict =
+                    guardian.screen(&messages, ScreenOptions { preset, threshold: None }).await.map_err(|error| {
+                        let Stop(status, problem) = error.into();
+                        Stop(status, format!("{}, line {line}: {problem}", jsonl.display()))
+                    })?;
                 let category = verdict.categories.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name);
                 scores.push_str(&format!(
                     "{}\n",
@@ -245,7 +246,9 @@ fn missing(path: &Path, line: usize, field: &str) -> Stop {
 
 fn print(text: &str) -> Result<(), Stop> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Stop(1, format!("standard output: {error}")))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Stop(1, format!("standard output: {error}")))
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), Stop> {

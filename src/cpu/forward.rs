@@ -40,7 +40,13 @@ pub struct Model {
 }
 
 impl Model {
-    pub(super) fn new(config: Config, embedding: Matrix, layers: Vec<Layer>, norm: Vec<f32>, head: Option<Matrix>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        embedding: Matrix,
+        layers: Vec<Layer>,
+        norm: Vec<f32>,
+        head: Option<Matrix>,
+    ) -> Self {
         let cache = layers.iter().map(|_| Cache::default()).collect();
         Model { config, embedding, layers, norm, head, cache, position: 0 }
     }
@@ -120,7 +126,8 @@ impl Model {
         for (&id, x) in tokens.iter().zip(x.chunks_exact_mut(hidden)) {
             self.embedding.decode_row(id as usize, x);
         }
-        let angles: Vec<_> = (start..start + count).map(|position| rope_angles(head_dim, position, rope_base)).collect();
+        let angles: Vec<_> =
+            (start..start + count).map(|position| rope_angles(head_dim, position, rope_base)).collect();
         let mut normed = vec![0f32; count * hidden];
         let mut attended = vec![0f32; count * hidden];
         let (mut q, mut y) = (vec![0f32; count * hidden], vec![0f32; count * hidden]);
@@ -142,7 +149,15 @@ impl Model {
             each_chunk(&mut attended, head_dim, |index, out| {
                 let (t, head) = (index / heads, index % heads);
                 let kv_offset = head / (heads / kv_heads) * head_dim;
-                attend(&q[index * head_dim..][..head_dim], &cache.keys, &cache.values, kv_dim, kv_offset, start + t + 1, out);
+                attend(
+                    &q[index * head_dim..][..head_dim],
+                    &cache.keys,
+                    &cache.values,
+                    kv_dim,
+                    kv_offset,
+                    start + t + 1,
+                    out,
+                );
             });
             matmul(&layer.o, &attended, &mut y);
             add(&mut x, &y);

@@ -200,7 +200,15 @@ pub fn rope(x: &mut [f32], angles: &[(f32, f32)]) {
 
 /// Causal grouped-query attention of one query head over the first `visible` cached positions, with an online softmax.
 /// `q` is `[head_dim]`; keys and values are `[positions, kv_dim]`, the head's part starting at `kv_offset`.
-pub fn attend(q: &[f32], keys: &[f32], values: &[f32], kv_dim: usize, kv_offset: usize, visible: usize, out: &mut [f32]) {
+pub fn attend(
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    kv_dim: usize,
+    kv_offset: usize,
+    visible: usize,
+    out: &mut [f32],
+) {
     let scale = 1.0 / (q.len() as f32).sqrt();
     let (mut max, mut sum) = (f32::NEG_INFINITY, 0f32);
     out.fill(0.0);
@@ -257,7 +265,8 @@ mod tests {
     #[test]
     fn matmul_agrees_with_candle_in_every_format_and_odd_size() {
         for (format, dtype) in FORMATS {
-            for (rows, cols, tokens) in [(1, 32, 1), (3, 64, 2), (17, 96, 3), (33, 576, 5), (16, 1536, 1), (65, 32, 33)] {
+            for (rows, cols, tokens) in [(1, 32, 1), (3, 64, 2), (17, 96, 3), (33, 576, 5), (16, 1536, 1), (65, 32, 33)]
+            {
                 let dense = Tensor::from_vec(noise(rows * cols, 1), (rows, cols), &Device::Cpu).unwrap();
                 let quantised = QTensor::quantize(&dense, dtype).unwrap();
                 let w = Matrix { format, rows, cols, bytes: quantised.data().unwrap().to_vec() };
@@ -276,7 +285,12 @@ mod tests {
     #[test]
     fn every_panel_variant_agrees_with_a_scalar_sum_on_lengths_off_the_lane_width() {
         for cols in [1, 2, 3, 5, 31, 33, 67] {
-            let w = Matrix { format: Format::F32, rows: 5, cols, bytes: bytemuck::cast_slice(&noise(5 * cols, 3)).to_vec() };
+            let w = Matrix {
+                format: Format::F32,
+                rows: 5,
+                cols,
+                bytes: bytemuck::cast_slice(&noise(5 * cols, 3)).to_vec(),
+            };
             let x = noise(3 * cols, 4);
             let mut got = vec![0f32; 15];
             matmul(&w, &x, &mut got);

@@ -19,9 +19,9 @@ impl WeightLoader {
         let mut tensors = Vec::with_capacity(gguf.tensors.len());
         for entry in &gguf.tensors {
             let mut bytes = Vec::new();
-            bytes
-                .try_reserve_exact(entry.bytes as usize)
-                .map_err(|_| Error::unsupported(format!("tensor {:?}", entry.name), format!("no memory for {} bytes", entry.bytes)))?;
+            bytes.try_reserve_exact(entry.bytes as usize).map_err(|_| {
+                Error::unsupported(format!("tensor {:?}", entry.name), format!("no memory for {} bytes", entry.bytes))
+            })?;
             tensors.push(Matrix { format: entry.format, rows: entry.rows, cols: entry.cols, bytes });
         }
         let names = gguf.tensors.iter().map(|entry| entry.name.clone()).collect();
@@ -52,9 +52,8 @@ impl WeightLoader {
             }
             by_name.insert(name, matrix);
         }
-        let mut take = |name: &str| {
-            by_name.remove(name).ok_or_else(|| Error::format(format!("tensor {name:?}"), "is missing"))
-        };
+        let mut take =
+            |name: &str| by_name.remove(name).ok_or_else(|| Error::format(format!("tensor {name:?}"), "is missing"));
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let mut matrices = Vec::with_capacity(LAYER_TENSORS.len());

@@ -271,8 +271,12 @@ impl Model {
 
     /// Writes what a chunk needs before it runs.
     fn start(&self, chunk: &[u32], probes: usize) -> Call {
-        let call =
-            Call { tokens: chunk.len() as u32, start: self.position as u32, probes: probes as u32, ..Default::default() };
+        let call = Call {
+            tokens: chunk.len() as u32,
+            start: self.position as u32,
+            probes: probes as u32,
+            ..Default::default()
+        };
         self.device.queue.write_buffer(&self.buffers.call, 0, bytemuck::bytes_of(&call));
         self.device.queue.write_buffer(&self.buffers.ids, 0, bytemuck::cast_slice(chunk));
         call
@@ -317,11 +321,8 @@ impl Model {
         let mut plan = Planner { device, kernels };
         let head = head.as_ref().unwrap_or(embedding);
         let hidden = ("HIDDEN", config.hidden as u32);
-        let shape = [
-            ("HEADS", config.heads as u32),
-            ("HEAD_DIM", config.head_dim as u32),
-            ("KV_DIM", config.kv_dim() as u32),
-        ];
+        let shape =
+            [("HEADS", config.heads as u32), ("HEAD_DIM", config.head_dim as u32), ("KV_DIM", config.kv_dim() as u32)];
         let eps = config.norm_eps;
         let group64 = |n: usize| (n as u32).div_ceil(64);
 
@@ -329,8 +330,15 @@ impl Model {
         for (one, list) in both.iter_mut().enumerate() {
             let one = one == 1;
             list.push(
-                plan.weighted(Kernel::Embed, embedding, &[hidden], None, &[(3, &b.ids), (4, &b.x)], Grid::PerToken(group64(config.hidden / 4)))
-                    .await?,
+                plan.weighted(
+                    Kernel::Embed,
+                    embedding,
+                    &[hidden],
+                    None,
+                    &[(3, &b.ids), (4, &b.x)],
+                    Grid::PerToken(group64(config.hidden / 4)),
+                )
+                .await?,
             );
             for (layer, cache) in layers.iter().zip(cache.iter()) {
                 // Attention: normed [tokens, hidden] -> q [tokens, hidden], k and v [tokens, kv_dim].
@@ -338,11 +346,21 @@ impl Model {
                 list.push(plan.matmul(&layer.q, &b.call, &b.normed, &b.q, false, one).await?);
                 list.push(plan.matmul(&layer.k, &b.call, &b.normed, &b.k, false, one).await?);
                 list.push(plan.matmul(&layer.v, &b.call, &b.normed, &b.v, false, one).await?);
-                let rope = [(0, &b.call), (1, &*angles), (2, &b.q), (3, &b.k), (4, &b.v), (5, &cache.keys), (6, &cache.values)];
+                let rope = [
+                    (0, &b.call),
+                    (1, &*angles),
+                    (2, &b.q),
+                    (3, &b.k),
+                    (4, &b.v),
+                    (5, &cache.keys),
+                    (6, &cache.values),
+                ];
                 let pairs = group64((config.hidden + config.kv_dim()) / 2);
                 list.push(plan.plain(Kernel::RopeKv, &shape, &rope, Grid::PerToken(pairs)).await?);
                 let attention = [(0, &b.call), (1, &b.q), (2, &cache.keys), (3, &cache.values), (4, &b.attended)];
-                list.push(plan.plain(Kernel::Attention, &shape, &attention, Grid::TokensBy(config.heads as u32)).await?);
+                list.push(
+                    plan.plain(Kernel::Attention, &shape, &attention, Grid::TokensBy(config.heads as u32)).await?,
+                );
                 list.push(plan.matmul(&layer.o, &b.call, &b.attended, &b.x, true, one).await?);
 
                 // Feed-forward: gate and up [tokens, ffn], down back to x [tokens, hidden].
@@ -350,7 +368,15 @@ impl Model {
                 list.push(plan.matmul(&layer.gate, &b.call, &b.normed, &b.gate, false, one).await?);
                 list.push(plan.matmul(&layer.up, &b.call, &b.normed, &b.up, false, one).await?);
                 let swiglu = [(1, &b.gate), (2, &b.up)];
-                list.push(plan.plain(Kernel::Swiglu, &[("FFN", config.ffn as u32)], &swiglu, Grid::PerToken(group64(config.ffn))).await?);
+                list.push(
+                    plan.plain(
+                        Kernel::Swiglu,
+                        &[("FFN", config.ffn as u32)],
+                        &swiglu,
+                        Grid::PerToken(group64(config.ffn)),
+                    )
+                    .await?,
+                );
                 list.push(plan.matmul(&layer.down, &b.call, &b.gate, &b.x, true, one).await?);
             }
         }

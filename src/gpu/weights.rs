@@ -56,7 +56,9 @@ impl WeightLoader {
             return Err(Error::GpuUnavailable { problem: format!("tensor {:?}: {problem}", entry.name) });
         }
         if config.head_dim > 256 {
-            return Err(Error::GpuUnavailable { problem: format!("heads of {} elements, 256 at most", config.head_dim) });
+            return Err(Error::GpuUnavailable {
+                problem: format!("heads of {} elements, 256 at most", config.head_dim),
+            });
         }
         Ok(WeightLoader {
             device: device.clone(),

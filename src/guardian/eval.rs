@@ -90,11 +90,16 @@ fn report(source: &str, rows: &[(f32, bool)], threshold: f32) -> Report {
         f1,
         fpr,
         auprc,
-        best_f1: (unsafe_rows > 0)
-            .then(|| curve.iter().map(|&(tp, fp)| 2.0 * tp as f64 / (tp + fp + unsafe_rows) as f64).fold(0.0, f64::max)),
+        best_f1: (unsafe_rows > 0).then(|| {
+            curve.iter().map(|&(tp, fp)| 2.0 * tp as f64 / (tp + fp + unsafe_rows) as f64).fold(0.0, f64::max)
+        }),
         recall_at_1_percent_fpr: (unsafe_rows > 0 && safe_rows > 0).then(|| {
             let allowed = safe_rows / 100;
-            curve.iter().filter(|&&(_, fp)| fp <= allowed).map(|&(tp, _)| tp as f64 / unsafe_rows as f64).fold(0.0, f64::max)
+            curve
+                .iter()
+                .filter(|&&(_, fp)| fp <= allowed)
+                .map(|&(tp, _)| tp as f64 / unsafe_rows as f64)
+                .fold(0.0, f64::max)
         }),
         ece: ece(rows),
     }
@@ -123,7 +128,11 @@ fn curve(rows: &[(f32, bool)]) -> Vec<(usize, usize)> {
     let mut points = Vec::new();
     let (mut tp, mut fp) = (0, 0);
     for (index, &(score, label)) in sorted.iter().enumerate() {
-        if label { tp += 1 } else { fp += 1 }
+        if label {
+            tp += 1
+        } else {
+            fp += 1
+        }
         if sorted.get(index + 1).is_none_or(|next| next.0 != score) {
             points.push((tp, fp));
         }
@@ -175,10 +184,12 @@ impl Draws {
 pub fn table(reports: &[Report]) -> String {
     let percent = |figure: Option<f64>| figure.map_or("-".to_owned(), |value| format!("{:.1}", value * 100.0));
     let interval = |figure: Option<Figure>| {
-        figure.map_or("-".to_owned(), |f| format!("{:.1} [{:.1}, {:.1}]", f.value * 100.0, f.low * 100.0, f.high * 100.0))
+        figure
+            .map_or("-".to_owned(), |f| format!("{:.1} [{:.1}, {:.1}]", f.value * 100.0, f.low * 100.0, f.high * 100.0))
     };
     let mut rows = vec![
-        ["source", "rows", "unsafe", "precision", "recall", "F1", "FPR", "AUPRC", "best F1", "R@1%FPR", "ECE"].map(str::to_owned),
+        ["source", "rows", "unsafe", "precision", "recall", "F1", "FPR", "AUPRC", "best F1", "R@1%FPR", "ECE"]
+            .map(str::to_owned),
     ];
     for report in reports {
         rows.push([

@@ -159,7 +159,9 @@ impl Guardian {
             None => self.calibration.threshold(options.preset),
             Some(threshold) if (0.0..=1.0).contains(&threshold) => threshold,
             Some(threshold) => {
-                return Err(Error::Argument { problem: format!("a threshold of {threshold}; it is a probability, 0 to 1") });
+                return Err(Error::Argument {
+                    problem: format!("a threshold of {threshold}; it is a probability, 0 to 1"),
+                });
             }
         };
         let (text, earlier, turns_dropped) = self.conversation(messages)?;

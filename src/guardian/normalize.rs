@@ -43,11 +43,52 @@ fn invisible(c: char) -> bool {
 
 /// Cyrillic and Greek letters that look like Latin ones.
 const HOMOGLYPHS: [(char, char); 46] = [
-    ('а', 'a'), ('в', 'b'), ('с', 'c'), ('ԁ', 'd'), ('е', 'e'), ('ғ', 'f'), ('һ', 'h'), ('і', 'i'), ('ј', 'j'), ('к', 'k'),
-    ('ӏ', 'l'), ('м', 'm'), ('п', 'n'), ('о', 'o'), ('р', 'p'), ('ԛ', 'q'), ('г', 'r'), ('ѕ', 's'), ('т', 't'), ('ц', 'u'),
-    ('ѵ', 'v'), ('ԝ', 'w'), ('х', 'x'), ('у', 'y'), ('А', 'A'), ('В', 'B'), ('С', 'C'), ('Е', 'E'), ('Н', 'H'), ('І', 'I'),
-    ('К', 'K'), ('М', 'M'), ('О', 'O'), ('Р', 'P'), ('Ѕ', 'S'), ('Т', 'T'), ('Х', 'X'), ('У', 'Y'), ('α', 'a'), ('ε', 'e'),
-    ('ι', 'i'), ('κ', 'k'), ('ν', 'v'), ('ο', 'o'), ('ρ', 'p'), ('υ', 'u'),
+    ('а', 'a'),
+    ('в', 'b'),
+    ('с', 'c'),
+    ('ԁ', 'd'),
+    ('е', 'e'),
+    ('ғ', 'f'),
+    ('һ', 'h'),
+    ('і', 'i'),
+    ('ј', 'j'),
+    ('к', 'k'),
+    ('ӏ', 'l'),
+    ('м', 'm'),
+    ('п', 'n'),
+    ('о', 'o'),
+    ('р', 'p'),
+    ('ԛ', 'q'),
+    ('г', 'r'),
+    ('ѕ', 's'),
+    ('т', 't'),
+    ('ц', 'u'),
+    ('ѵ', 'v'),
+    ('ԝ', 'w'),
+    ('х', 'x'),
+    ('у', 'y'),
+    ('А', 'A'),
+    ('В', 'B'),
+    ('С', 'C'),
+    ('Е', 'E'),
+    ('Н', 'H'),
+    ('І', 'I'),
+    ('К', 'K'),
+    ('М', 'M'),
+    ('О', 'O'),
+    ('Р', 'P'),
+    ('Ѕ', 'S'),
+    ('Т', 'T'),
+    ('Х', 'X'),
+    ('У', 'Y'),
+    ('α', 'a'),
+    ('ε', 'e'),
+    ('ι', 'i'),
+    ('κ', 'k'),
+    ('ν', 'v'),
+    ('ο', 'o'),
+    ('ρ', 'p'),
+    ('υ', 'u'),
 ];
 
 /// Folds look-alikes in a word that mixes scripts; a word wholly in another script is that language, not a disguise.
@@ -82,7 +123,8 @@ fn fold_leet(word: &str) -> String {
     // A digit in front is a measure or an ordinal ("10mg", "4th", "3D"); an "@" inside is an address.
     let measure = core.starts_with(|c: char| c.is_ascii_digit()) && letters <= 2;
     let address = core.char_indices().any(|(at, c)| c == '@' && at > 0 && core.contains('.'));
-    if letters < 2 || signs == 0 || others > 0 || signs > letters || !followed || measure || address || core.len() > 20 {
+    if letters < 2 || signs == 0 || others > 0 || signs > letters || !followed || measure || address || core.len() > 20
+    {
         return word.to_owned();
     }
     let at = word.find(core).unwrap_or(0);
@@ -113,7 +155,9 @@ fn rejoin(words: &[String]) -> String {
 fn undot(word: &str) -> String {
     for separator in ['.', '-', '_', '*'] {
         let parts: Vec<&str> = word.split(separator).collect();
-        if parts.len() >= 4 && parts.iter().all(|part| part.chars().count() == 1 && part.chars().all(char::is_alphabetic)) {
+        if parts.len() >= 4
+            && parts.iter().all(|part| part.chars().count() == 1 && part.chars().all(char::is_alphabetic))
+        {
             return parts.concat();
         }
     }
@@ -165,7 +209,9 @@ fn readable(bytes: Vec<u8>) -> Option<String> {
 
 fn base64_text(run: &str) -> Option<String> {
     let bare = run.trim_end_matches('=');
-    if bare.len() < MIN_DECODED || !bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_')) {
+    if bare.len() < MIN_DECODED
+        || !bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_'))
+    {
         return None;
     }
     let standard = bare.replace('-', "+").replace('_', "/");
@@ -186,9 +232,10 @@ fn percent(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(bytes.len());
     let (mut at, mut found) = (0, 0);
     while at < bytes.len() {
-        let code = (bytes[at] == b'%').then(|| bytes.get(at + 1..at + 3)).flatten().and_then(|pair| {
-            Some((char::from(pair[0]).to_digit(16)? * 16 + char::from(pair[1]).to_digit(16)?) as u8)
-        });
+        let code = (bytes[at] == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|pair| Some((char::from(pair[0]).to_digit(16)? * 16 + char::from(pair[1]).to_digit(16)?) as u8));
         if let Some(code) = code {
             out.push(code);
             at += 3;
@@ -232,13 +279,15 @@ fn html(text: &str) -> Option<String> {
 
 /// The commonest English words: a text that has none of them before rot13 and several after is rot13.
 const COMMON: [&str; 24] = [
-    "the", "to", "a", "of", "and", "in", "is", "for", "how", "i", "me", "you", "that", "it", "on", "with", "can", "do", "what",
-    "my", "an", "make", "write", "are",
+    "the", "to", "a", "of", "and", "in", "is", "for", "how", "i", "me", "you", "that", "it", "on", "with", "can", "do",
+    "what", "my", "an", "make", "write", "are",
 ];
 
 fn rot13_text(text: &str) -> Option<String> {
     let common = |text: &str| {
-        text.split(|c: char| !c.is_alphabetic()).filter(|word| COMMON.contains(&word.to_ascii_lowercase().as_str())).count()
+        text.split(|c: char| !c.is_alphabetic())
+            .filter(|word| COMMON.contains(&word.to_ascii_lowercase().as_str()))
+            .count()
     };
     let rotate = |c: char| match c {
         'a'..='m' | 'A'..='M' => (c as u8 + 13) as char,

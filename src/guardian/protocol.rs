@@ -61,10 +61,7 @@ impl Protocol {
         let mut category_ids = Vec::with_capacity(categories.len());
         for name in &categories {
             let place = "key \"guardian.categories\"";
-            let id = *tokenizer
-                .encode(name)?
-                .first()
-                .ok_or_else(|| Error::format(place, "holds an empty name"))?;
+            let id = *tokenizer.encode(name)?.first().ok_or_else(|| Error::format(place, "holds an empty name"))?;
             if category_ids.contains(&id) {
                 return Err(Error::format(place, format!("{name:?} opens with the same token as another name")));
             }

@@ -72,7 +72,10 @@ impl Calibration {
             strict: threshold("strict")?,
         };
         if !(calibration.strict <= calibration.balanced && calibration.balanced <= calibration.permissive) {
-            return Err(Error::format("keys \"guardian.threshold.*\"", "are not in the order strict, balanced, permissive"));
+            return Err(Error::format(
+                "keys \"guardian.threshold.*\"",
+                "are not in the order strict, balanced, permissive",
+            ));
         }
         Ok(calibration)
     }

@@ -44,7 +44,8 @@ pub fn metadata() -> Vec<(String, Value)> {
 /// Tensors of the tiny model: norms in F32, matrices in `dtype`.
 pub fn tensors(dtype: GgmlDType, tied: bool) -> Vec<(String, QTensor)> {
     let (hidden, ffn, kv) = (96, 160, 32);
-    let mut shapes = vec![("token_embd.weight".to_owned(), VOCAB, hidden), ("output_norm.weight".to_owned(), 1, hidden)];
+    let mut shapes =
+        vec![("token_embd.weight".to_owned(), VOCAB, hidden), ("output_norm.weight".to_owned(), 1, hidden)];
     if !tied {
         shapes.push(("output.weight".to_owned(), VOCAB, hidden));
     }

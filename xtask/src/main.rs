@@ -9,10 +9,9 @@ fn main() -> ExitCode {
         eprintln!("usage: xtask WASM OUT_DIR");
         return ExitCode::from(2);
     };
-    let result = wasm_bindgen_cli_support::Bindgen::new()
-        .input_path(wasm)
-        .web(true)
-        .and_then(|bindgen| bindgen.typescript(true).out_name("slm_guardian").generate(out_dir));
+    let result = wasm_bindgen_cli_support::Bindgen::new().input_path(wasm).web(true).and_then(|bindgen| {
+        bindgen.typescript(true).omit_default_module_path(false).out_name("slm_guardian").generate(out_dir)
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

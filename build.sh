@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The one door: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test
+# Each command sets up what it needs and says so; running one twice is safe.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { printf 'build.sh: %s\n' "$*" >&2; }
+
+install_packages() {
+  local missing=()
+  command -v chromium >/dev/null || [ -n "${CHROMIUM:-}" ] || missing+=(chromium)
+  ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
+  compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null || missing+=(mesa-vulkan-drivers)
+  [ ${#missing[@]} -eq 0 ] && return
+  if ! command -v apt-get >/dev/null; then
+    say "please install: ${missing[*]} (the browser, and a Vulkan driver for the GPU tests)"
+    exit 1
+  fi
+  local root=(); [ "$(id -u)" -eq 0 ] || root=(sudo)
+  say "installing ${missing[*]}"
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+setup() {
+  if ! rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -r test -d; then
+    say "adding the Rust target wasm32-unknown-unknown"
+    rustup target add wasm32-unknown-unknown >&2
+  fi
+  if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+    say "installing the npm packages of package-lock.json"
+    npm ci --ignore-scripts --no-audit --no-fund >&2
+  fi
+  install_packages
+}
+
+wasm() {
+  setup
+  say "compiling the crate to WebAssembly"
+  cargo build --quiet --lib --target wasm32-unknown-unknown --profile wasm
+  say "generating its JavaScript bindings"
+  cargo run --quiet -p xtask -- target/wasm32-unknown-unknown/wasm/slm_guardian.wasm pkg/dist
+  local built=pkg/dist/slm_guardian_bg.wasm
+  say "optimising the WebAssembly (wasm-opt)"
+  npx wasm-opt -O2 --all-features --strip-debug --strip-producers "$built" -o "$built.opt"
+  mv "$built.opt" "$built"
+  say "$(wc -c <"$built") bytes of WebAssembly, $(gzip -9 -c "$built" | wc -c) compressed"
+  say "compiling the package and the page"
+  npx tsc -p pkg
+  npx tsc -p www
+  npx vite build --logLevel warn --config www/vite.config.js >&2
+}
+
+demo() {
+  wasm
+  if [ "${1:-}" = --once ]; then
+    [ $# -ge 2 ] || { say '--once needs a text'; exit 2; }
+    exec node www/once.mjs "$@"
+  fi
+  exec node www/serve.mjs
+}
+
+run_tests() {
+  wasm
+  export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
+  say "checking the Rust sources"
+  cargo fmt --check
+  say "running the Rust tests, on the CPU and on Vulkan"
+  cargo test --quiet
+  say "running the browser tests"
+  node --test --test-concurrency=1 'tests/browser/*.test.mjs'
+}
+
+command=${1:-}
+[ $# -gt 0 ] && shift
+case "$command" in
+  setup) setup ;;
+  wasm) wasm ;;
+  demo) demo "$@" ;;
+  test) run_tests ;;
+  *) say 'usage: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test'; exit 2 ;;
+esac

@@ -1,0 +1,45 @@
+"""Temperature and thresholds from scored development rows (`guardian eval --out`), sources weighted alike.
+
+    python training/calibrate.py out/dev/scores.jsonl > out/calibration.json
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+# The largest share of safe rows that each preset may flag.
+FPR = {"permissive": 0.02, "balanced": 0.07, "strict": 0.15}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scores", type=Path, help="scores of a file exported without calibration (temperature 1)")
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in args.scores.read_text().splitlines()]
+    score = np.clip(np.array([row["score"] for row in rows]), 1e-6, 1 - 1e-6)
+    margin = np.log(score) - np.log1p(-score)
+    label = np.array([row["unsafe"] for row in rows])
+    # Each source and class counts the same, so that neither the largest source nor the commoner class decides.
+    counts = Counter((row["source"], row["unsafe"]) for row in rows)
+    weight = np.array([1 / counts[row["source"], row["unsafe"]] for row in rows])
+
+    def loss(temperature: float) -> float:
+        return float((weight * np.logaddexp(0, np.where(label, -margin, margin) / temperature)).sum() / weight.sum())
+
+    temperature = min(np.geomspace(0.3, 6, 300), key=loss)
+    calibrated = 1 / (1 + np.exp(-margin / temperature))
+    result = {"temperature": round(float(temperature), 4)}
+    safe, unsafe = ~label, label
+    order = np.argsort(-calibrated[safe])
+    share = np.cumsum(weight[safe][order]) / weight[safe].sum()
+    for preset, bound in FPR.items():
+        cut = calibrated[safe][order][min(int((share <= bound).sum()), len(order) - 1)]
+        result[preset] = round(float(np.clip(cut + 1e-4, 0.01, 0.99)), 4)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
