@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 pub enum Backend {
     Cpu,
     Gpu,
+    /// candle's implementation, native only.
+    Reference,
 }
 
 /// Vocabulary rows whose logits are wanted after one of a call's tokens.
@@ -77,10 +79,12 @@ impl Sampling {
     }
 }
 
-/// A loaded model on one of the two engines.
+/// A loaded model on one of the engines.
 pub enum Engine {
     Cpu(Box<crate::cpu::Model>),
     Gpu(Box<crate::gpu::Model>),
+    #[cfg(not(target_arch = "wasm32"))]
+    Reference(Box<crate::reference::Model>),
 }
 
 impl Engine {
@@ -88,6 +92,8 @@ impl Engine {
         match self {
             Engine::Cpu(_) => Backend::Cpu,
             Engine::Gpu(_) => Backend::Gpu,
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(_) => Backend::Reference,
         }
     }
 
@@ -95,6 +101,8 @@ impl Engine {
         match self {
             Engine::Cpu(model) => model.config(),
             Engine::Gpu(model) => model.config(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(model) => model.config(),
         }
     }
 
@@ -103,6 +111,8 @@ impl Engine {
         match self {
             Engine::Cpu(model) => model.position(),
             Engine::Gpu(model) => model.position(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(model) => model.position(),
         }
     }
 
@@ -117,6 +127,8 @@ impl Engine {
         match self {
             Engine::Cpu(model) => model.rewind(position),
             Engine::Gpu(model) => model.rewind(position),
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(model) => model.rewind(position),
         }
         Ok(())
     }
@@ -127,6 +139,8 @@ impl Engine {
         match self {
             Engine::Cpu(model) => model.probe(tokens, probes),
             Engine::Gpu(model) => model.probe(tokens, probes).await,
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(model) => model.probe(tokens, probes),
         }
     }
 
@@ -136,6 +150,8 @@ impl Engine {
         match self {
             Engine::Cpu(model) => model.next(tokens, sampling),
             Engine::Gpu(model) => model.next(tokens, sampling).await,
+            #[cfg(not(target_arch = "wasm32"))]
+            Engine::Reference(model) => model.next(tokens, sampling),
         }
     }
 

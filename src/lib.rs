@@ -7,7 +7,8 @@
 //! - [`error`]: one error type, one stable code per variant
 //! - [`quant`]: block formats; [`gguf`]: header and tensor index; [`config`]: the model's shape; [`tokenizer`]
 //! - [`cpu`] and [`gpu`]: the two forward passes, which do not know each other
-//! - [`engine`]: one small face over both; [`loader`]: a stream of bytes into either
+//! - `reference`: candle's forward pass, natively, to hold the two against
+//! - [`engine`]: one small face over them; [`loader`]: a stream of bytes into either
 //! - [`guardian`]: normalising, windows, token sequences, verdicts and replies
 //! - `wasm` and the command `guardian`: thin faces
 
@@ -20,6 +21,8 @@ pub mod gpu;
 pub mod guardian;
 pub mod loader;
 pub mod quant;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod reference;
 pub mod tokenizer;
 #[cfg(target_arch = "wasm32")]
 pub mod wasm;

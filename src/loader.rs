@@ -11,11 +11,19 @@ use crate::{cpu, gpu};
 pub enum Target {
     Cpu,
     Gpu(gpu::Device),
+    /// candle's implementation; it takes the whole file, and holds it until it is loaded.
+    #[cfg(not(target_arch = "wasm32"))]
+    Reference,
 }
 
 enum Sink {
     Cpu(cpu::WeightLoader),
     Gpu(Box<gpu::WeightLoader>),
+    #[cfg(not(target_arch = "wasm32"))]
+    Reference {
+        file: Vec<u8>,
+        config: Config,
+    },
 }
 
 /// Takes the file in order, in chunks of any size.
@@ -45,6 +53,8 @@ impl Loader {
         let sink = match &self.target {
             Target::Cpu => Sink::Cpu(cpu::WeightLoader::new(&config, &gguf)?),
             Target::Gpu(device) => Sink::Gpu(Box::new(gpu::WeightLoader::new(device, &config, &gguf)?)),
+            #[cfg(not(target_arch = "wasm32"))]
+            Target::Reference => Sink::Reference { file: Vec::new(), config },
         };
         self.opened = Some((gguf, sink));
         let held = std::mem::take(&mut self.header);
@@ -55,6 +65,10 @@ impl Loader {
     fn feed(&mut self, chunk: &[u8]) -> Result<()> {
         let (gguf, sink) = self.opened.as_mut().ok_or_else(|| Error::internal("no header yet"))?;
         let end = self.at + chunk.len() as u64;
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Sink::Reference { file, .. } = sink {
+            file.extend_from_slice(chunk);
+        }
         while let Some(entry) = gguf.tensors.get(self.tensor) {
             let (from, to) = (entry.offset.max(self.at), (entry.offset + entry.bytes).min(end));
             if from < to {
@@ -62,6 +76,8 @@ impl Loader {
                 match sink {
                     Sink::Cpu(sink) => sink.write(self.tensor, from - entry.offset, bytes)?,
                     Sink::Gpu(sink) => sink.write(self.tensor, from - entry.offset, bytes)?,
+                    #[cfg(not(target_arch = "wasm32"))]
+                    Sink::Reference { .. } => {}
                 }
             }
             if entry.offset + entry.bytes > end {
@@ -95,6 +111,10 @@ impl Loader {
         let engine = match sink {
             Sink::Cpu(sink) => Engine::Cpu(Box::new(sink.finish()?)),
             Sink::Gpu(sink) => Engine::Gpu(Box::new(sink.finish().await?)),
+            #[cfg(not(target_arch = "wasm32"))]
+            Sink::Reference { file, config } => {
+                Engine::Reference(Box::new(crate::reference::Model::new(&file, config)?))
+            }
         };
         Ok((engine, gguf))
     }

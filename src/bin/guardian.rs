@@ -30,6 +30,8 @@ enum Backend {
     Auto,
     Cpu,
     Gpu,
+    /// candle's implementation, to hold the other two against
+    Reference,
 }
 
 #[derive(Subcommand)]
@@ -202,6 +204,7 @@ async fn open(model: &Path, backend: Backend) -> Result<Guardian, Stop> {
     match backend {
         Backend::Cpu => Ok(start(model, Target::Cpu).await?),
         Backend::Gpu => Ok(on_gpu().await?),
+        Backend::Reference => Ok(start(model, Target::Reference).await?),
         Backend::Auto => match on_gpu().await {
             Ok(guardian) => Ok(guardian),
             // A damaged file is as damaged for the CPU.

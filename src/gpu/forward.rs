@@ -20,15 +20,15 @@ const MAX_PROBES: usize = 4096;
 /// What changes from call to call; `Call` in `shaders/call.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Call {
-    tokens: u32,
-    start: u32,
-    probes: u32,
-    random: u32,
-    temperature: f32,
-    floor: f32,
-    seed: u32,
-    position: u32,
+pub(super) struct Call {
+    pub tokens: u32,
+    pub start: u32,
+    pub probes: u32,
+    pub random: u32,
+    pub temperature: f32,
+    pub floor: f32,
+    pub seed: u32,
+    pub position: u32,
 }
 
 /// How many workgroups a dispatch takes.

@@ -5,6 +5,8 @@
 mod device;
 mod forward;
 mod kernels;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use device::{AdapterInfo, Device, DeviceOptions};

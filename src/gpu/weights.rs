@@ -135,49 +135,8 @@ impl WeightLoader {
                 self.vectors.insert(entry.name, staging);
                 continue;
             }
-            let layout = planes(entry.format);
-            let blocks = entry.rows * entry.cols / BLOCK;
-            let (kind, source) = match entry.format {
-                Format::Q4_0 => (0, 18),
-                Format::Q4_1 => (1, 20),
-                Format::Q5_0 => (2, 22),
-                Format::Q8_0 => (3, 34),
-                Format::F16 => (4, 64),
-                Format::F32 => (5, 128),
-            };
-            let plain = if entry.format == Format::Q5_0 { layout.words - 1 } else { layout.words };
-            let pipeline = self
-                .kernels
-                .get(
-                    Kernel::Repack,
-                    &[
-                        ("KIND", Constant::U32(kind)),
-                        ("SOURCE", Constant::U32(source)),
-                        ("WORDS", Constant::U32(layout.words)),
-                        ("PLAIN", Constant::U32(plain)),
-                        ("BLOCKS", Constant::U32(blocks as u32)),
-                    ],
-                )
-                .await?;
-            let device = &self.device;
-            let matrix = device
-                .scoped(&format!("tensor {:?}", entry.name), || {
-                    let usage = wgpu::BufferUsages::STORAGE;
-                    let quants = device.buffer(&entry.name, blocks as u64 * 4 * layout.words as u64, usage);
-                    let scales = device.buffer("scales", blocks as u64 * 4, usage);
-                    let group = bind(device, &pipeline, &[(0, &staging), (1, &quants), (2, &scales)]);
-                    let groups = (blocks as u32).div_ceil(64);
-                    let mut encoder = device.device.create_command_encoder(&Default::default());
-                    {
-                        let mut pass = encoder.begin_compute_pass(&Default::default());
-                        pass.set_pipeline(&pipeline);
-                        pass.set_bind_group(0, &group, &[]);
-                        pass.dispatch_workgroups(groups.min(32_768), groups.div_ceil(32_768), 1);
-                    }
-                    device.queue.submit([encoder.finish()]);
-                    Matrix { format: entry.format, rows: entry.rows, cols: entry.cols, quants, scales }
-                })
-                .await?;
+            let Self { device, kernels, .. } = self;
+            let matrix = repack(device, kernels, &entry.name, entry.format, entry.rows, entry.cols, &staging).await?;
             staging.destroy();
             self.matrices.insert(entry.name, matrix);
         }
@@ -196,6 +155,51 @@ impl WeightLoader {
         self.repack().await?;
         Model::new(self.device, self.config, self.matrices, self.vectors, self.kernels).await
     }
+}
+
+/// A matrix's GGUF bytes into planes, on the device.
+pub(super) async fn repack(
+    device: &Device,
+    kernels: &mut Kernels,
+    name: &str,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    raw: &wgpu::Buffer,
+) -> Result<Matrix> {
+    let layout = planes(format);
+    let blocks = rows * cols / BLOCK;
+    let (kind, source) = match format {
+        Format::Q4_0 => (0, 18),
+        Format::Q4_1 => (1, 20),
+        Format::Q5_0 => (2, 22),
+        Format::Q8_0 => (3, 34),
+        Format::F16 => (4, 64),
+        Format::F32 => (5, 128),
+    };
+    let plain = if format == Format::Q5_0 { layout.words - 1 } else { layout.words };
+    let constants = [("KIND", kind), ("SOURCE", source), ("WORDS", layout.words), ("PLAIN", plain)];
+    let mut constants = constants.map(|(name, value)| (name, Constant::U32(value))).to_vec();
+    constants.push(("BLOCKS", Constant::U32(blocks as u32)));
+    let pipeline = kernels.get(Kernel::Repack, &constants).await?;
+    device
+        .scoped(&format!("tensor {name:?}"), || {
+            let usage = wgpu::BufferUsages::STORAGE;
+            let quants = device.buffer(name, blocks as u64 * 4 * layout.words as u64, usage);
+            let scales = device.buffer("scales", blocks as u64 * 4, usage);
+            let group = bind(device, &pipeline, &[(0, raw), (1, &quants), (2, &scales)]);
+            let groups = (blocks as u32).div_ceil(64);
+            let mut encoder = device.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, &group, &[]);
+                pass.dispatch_workgroups(groups.min(32_768), groups.div_ceil(32_768), 1);
+            }
+            device.queue.submit([encoder.finish()]);
+            Matrix { format, rows, cols, quants, scales }
+        })
+        .await
 }
 
 /// Bytes of the larger plane.

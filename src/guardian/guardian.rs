@@ -126,6 +126,7 @@ impl Guardian {
         match self.engine.backend() {
             Backend::Cpu => "cpu",
             Backend::Gpu => "gpu",
+            Backend::Reference => "reference",
         }
     }
 

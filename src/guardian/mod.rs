@@ -10,6 +10,6 @@ mod verdict;
 mod window;
 
 pub use guardian::{Guardian, Info, ScreenOptions};
-pub use protocol::{Message, Role};
+pub use protocol::{Message, Protocol, Role};
 pub use reply::ReplyOptions;
 pub use verdict::{Calibration, Label, Preset, Verdict};

@@ -107,3 +107,28 @@ pub fn load(file: &[u8], target: Target) -> slm_guardian::Result<(Engine, Gguf)>
         loader.finish().await
     })
 }
+
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/model");
+
+/// The shipped model's header.
+pub fn shipped_header() -> Gguf {
+    let manifest = std::fs::read_to_string(format!("{MODEL}/manifest.json")).expect("model/manifest.json");
+    let manifest: slm_guardian::loader::Manifest = serde_json::from_str(&manifest).unwrap();
+    let shard = std::fs::read(format!("{MODEL}/{}", manifest.shards[0].file)).unwrap();
+    Gguf::parse(&shard).unwrap().expect("the first shard holds the whole header")
+}
+
+/// The JSON lines of a file under tests/data.
+pub fn fixture<T: serde::de::DeserializeOwned>(name: &str) -> Vec<T> {
+    let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).expect(&path);
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// One of the project's prompts.
+#[derive(serde::Deserialize)]
+pub struct Prompt {
+    pub id: String,
+    pub label: String,
+    pub prompt: String,
+}

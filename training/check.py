@@ -1,0 +1,39 @@
+"""Shows that packing changes nothing: each example's loss packed beside others equals its loss computed alone.
+
+    python training/check.py
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import data
+from protocol import Protocol
+from train import Guardian, losses
+
+HERE = Path(__file__).parent
+
+
+def main():
+    settings = json.loads((HERE / "settings.json").read_text()) | {"bf16": False}
+    protocol = Protocol()
+    guardian = Guardian(protocol, settings, torch.device("cpu"))
+    rows = data.own_rows(HERE / "data")
+    examples = [data.example(protocol, row, settings) for row in rows[:: len(rows) // 8][:8]]
+    with torch.inference_mode():
+        packed = losses(guardian, data.collate(examples, 512, "cpu"), len(examples), protocol, settings)[0].item()
+        alone = 0.0
+        for item in examples:
+            # Each branch by itself, as the program runs it: prefix, then the branch.
+            for branch in sorted(set(item.branches) - {0}):
+                keep = [i for i, owner in enumerate(item.branches) if owner in (0, branch)]
+                single = data.Example(**{name: [getattr(item, name)[i] for i in keep] for name in vars(item)})
+                single.branches = [0] * len(keep)
+                alone += losses(guardian, data.collate([single], 512, "cpu"), len(examples), protocol, settings)[0].item()
+    print(f"{len(examples)} examples: loss packed {packed:.6f}, alone {alone:.6f}")
+    assert abs(packed - alone) < 1e-4 * alone, "packing changes the loss"
+
+
+if __name__ == "__main__":
+    main()
