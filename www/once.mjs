@@ -10,7 +10,8 @@ if (!values.once || !["auto", "webgpu", "cpu"].includes(values.backend)) {
   process.exit(2);
 }
 const server = await serve();
-const browser = await launch({ webgpu: values.backend !== "cpu" });
+// `auto` takes a real GPU if there is one; the software adapter, slower than the CPU engine, only if it was asked for.
+const browser = await launch({ webgpu: { webgpu: "software", cpu: "off" }[values.backend] ?? "hardware" });
 try {
   const page = await browser.newPage();
   page.on("console", (message) => console.error(`page: ${message.text()}`));

@@ -35,7 +35,8 @@ impl Default for DeviceOptions {
 pub struct Device {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    pub(super) limits: wgpu::Limits,
+    /// The largest buffer a shader may read, bytes.
+    pub(super) max_buffer: u64,
     info: AdapterInfo,
     lost: Arc<Mutex<Option<String>>>,
 }
@@ -77,7 +78,8 @@ impl Device {
         });
         let described = adapter.get_info();
         let info = AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups };
-        Ok(Device { device, queue, limits, info, lost })
+        let max_buffer = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        Ok(Device { device, queue, max_buffer, info, lost })
     }
 
     pub fn info(&self) -> &AdapterInfo {
@@ -111,11 +113,14 @@ impl Device {
             let invalid = invalid.pop();
             (value, invalid, memory.pop())
         };
-        for error in [invalid.await, memory.await].into_iter().flatten() {
-            self.check()?;
-            return Err(Error::GpuUnavailable { problem: format!("{what}: {error}") });
+        let invalid = invalid.await;
+        match invalid.or(memory.await) {
+            None => Ok(value),
+            Some(error) => {
+                self.check()?;
+                Err(Error::GpuUnavailable { problem: format!("{what}: {error}") })
+            }
         }
-        Ok(value)
     }
 
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {

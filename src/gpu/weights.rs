@@ -44,7 +44,7 @@ pub struct WeightLoader {
 impl WeightLoader {
     /// Checks that every tensor fits the device, before anything is allocated.
     pub fn new(device: &Device, config: &Config, gguf: &Gguf) -> Result<Self> {
-        let limit = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
+        let limit = device.max_buffer;
         for entry in &gguf.tensors {
             let problem = if entry.rows > 1 && !entry.cols.is_multiple_of(BLOCK) {
                 format!("rows of {} elements are no multiple of {BLOCK}", entry.cols)

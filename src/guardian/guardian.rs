@@ -142,8 +142,8 @@ impl Guardian {
             let query = self.tokenizer.encode(&prompt)?;
             let logits = self.label_logits(&self.protocol.prefix(&[], &query)).await?;
             let margin = logits[0][1] - logits[0][0];
-            // NaN must fail too.
-            if !((margin - want).abs() <= SELF_TEST_TOLERANCE) {
+            let difference = (margin - want).abs();
+            if difference.is_nan() || difference > SELF_TEST_TOLERANCE {
                 return Err(Error::SelfTest {
                     backend: self.backend().to_owned(),
                     problem: format!("the label margin of {prompt:?} is {margin:.3}, want {want:.3}"),

@@ -221,7 +221,7 @@ fn base64_text(run: &str) -> Option<String> {
 fn hex_text(run: &str) -> Option<String> {
     let run = run.strip_prefix("0x").unwrap_or(run);
     let digits: Vec<u32> = run.chars().map(|c| c.to_digit(16)).collect::<Option<_>>()?;
-    if digits.len() < 2 * MIN_DECODED || digits.len() % 2 != 0 {
+    if digits.len() < 2 * MIN_DECODED || !digits.len().is_multiple_of(2) {
         return None;
     }
     readable(digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())

@@ -15,8 +15,8 @@ let server;
 const browsers = {};
 before(async () => {
   server = await serve();
-  browsers.webgpu = await launch({ webgpu: true });
-  browsers.cpu = await launch({ webgpu: false });
+  browsers.webgpu = await launch({ webgpu: "software" });
+  browsers.cpu = await launch({ webgpu: "off" });
 });
 after(async () => {
   await Promise.all(Object.values(browsers).map((browser) => browser.close()));
