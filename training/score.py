@@ -7,9 +7,7 @@ Raw text only: the program's normalising and windows are measured by `guardian e
 
 import argparse
 import json
-import random
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -64,11 +62,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = data.read_jsonl(args.jsonl)
     if args.per_source:
-        groups = defaultdict(list)
-        for row in rows:
-            groups[row.get("source"), row["label"]].append(row)
-        rng = random.Random(1)
-        rows = [row for group in groups.values() for row in rng.sample(group, min(len(group), args.per_source))]
+        rows = data.sample(rows, args.per_source)
     protocol = Protocol()
     model = load_model(args.model, device)
     prefixes = [protocol.prefix(row, WINDOW) for row in rows]

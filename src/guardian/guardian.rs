@@ -290,8 +290,8 @@ impl Guardian {
             return Err(Error::input("the last message is not the user's; a verdict is about what the user says"));
         }
         let text = last.content.as_str();
-        if text.chars().all(char::is_whitespace) {
-            return Err(Error::input("the text is empty; there is nothing to screen"));
+        if text.chars().all(|c| c.is_whitespace() || normalize::invisible(c)) {
+            return Err(Error::input("the text is empty, or shows nothing; there is nothing to screen"));
         }
         let bytes = text.len();
         if bytes > MAX_TEXT_BYTES {

@@ -33,7 +33,7 @@ pub fn normalize(text: &str) -> String {
 
 /// Characters that show nothing: zero-width ones, joiners, bidi controls, variation selectors, Unicode tags, soft
 /// hyphens, and control characters other than tab and line feed.
-fn invisible(c: char) -> bool {
+pub fn invisible(c: char) -> bool {
     matches!(c,
         '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
         | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}'

@@ -126,6 +126,26 @@ for (const backend of ["cpu", "webgpu"]) {
         assert.ok(Math.abs(result.before - result.after) < 1e-3, JSON.stringify(result));
         assert.deepEqual(requests, [], "the weights came from the cache");
       });
+
+      test("a device lost twice gives way to the CPU where the choice is left open, and to a typed error where it is not", async () => {
+        const twice = async (page) => page.evaluate(async (text) => {
+          const scores = [];
+          for (let losses = 0; losses < 3; losses++) {
+            if (losses > 0) await guardian._loseDevice();
+            scores.push(await guardian.screen(text).then((verdict) => verdict.score, (error) => error.code));
+          }
+          return { scores, backend: guardian.info.backend, fallback: guardian.info.fallback };
+        }, prompts[0].prompt);
+        const auto = await open(browsers.webgpu, "backend=auto");
+        assert.equal(await auto.getAttribute("body", "data-backend"), "gpu");
+        const { scores, backend, fallback } = await twice(auto);
+        assert.deepEqual([backend, fallback], ["cpu", "the GPU device was lost twice"]);
+        for (const score of scores) assert.ok(Math.abs(score - scores[0]) < 0.02, JSON.stringify(scores));
+        await auto.close();
+        const strict = await open(browsers.webgpu, "backend=webgpu");
+        assert.equal((await twice(strict)).scores[2], "device-lost");
+        await strict.close();
+      });
     }
 
     test("a disposed guardian rejects", async () => {
