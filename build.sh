@@ -71,7 +71,7 @@ run_tests() {
   say "running the Rust tests, on the CPU and on Vulkan"
   cargo test --quiet
   say "running the browser tests"
-  node --test --test-concurrency=1 'tests/browser/*.test.mjs'
+  node --test --test-concurrency=1 tests/browser/*.test.mjs
 }
 
 command=${1:-}

@@ -64,6 +64,8 @@ impl Format {
     }
 
     /// Decodes whole blocks to f32. `out` holds as many elements as `bytes` encode.
+    // Inlined, so that a kernel's own instruction set serves here too.
+    #[inline(always)]
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         debug_assert_eq!(bytes.len() / self.block_bytes() * self.block_len(), out.len());
         let f16 = |at: &[u8]| half::f16::from_le_bytes([at[0], at[1]]).to_f32();
