@@ -8,4 +8,6 @@ struct Call {
     floor: f32,        // temperature * ln(min_p), added to the highest logit
     seed: u32,
     position: u32,     // absolute position of the token whose successor is picked
+    skip_from: u32,    // ids from here to below skip_to are never picked
+    skip_to: u32,
 }

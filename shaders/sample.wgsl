@@ -1,5 +1,5 @@
 // Picks the next token from logits [VOCAB]: the highest (the lowest id among equals), or by Gumbel-max sampling among those
-// at least min_p times as likely as the highest. picked = (id, bits of the highest logit). One workgroup of 256.
+// at least min_p times as likely as the highest; never an id in skip_from .. skip_to. picked = (id, bits of the highest logit). One workgroup of 256.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read_write> picked: array<u32>;
@@ -16,6 +16,10 @@ fn uniform_of(id: u32) -> f32 {
         state = (word >> 22u) ^ word;
     }
     return (f32(state >> 9u) + 0.5) * (1.0 / 8388608.0);
+}
+
+fn may_pick(id: u32) -> bool {
+    return id < call.skip_from || id >= call.skip_to;
 }
 
 // The workgroup's highest value and its id, at index 0.
@@ -40,7 +44,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     var best = -3e38;
     var id = 0xffffffffu;
     for (var i = lane; i < VOCAB; i += 256u) {
-        if (logits[i] > best) {
+        if (may_pick(i) && logits[i] > best) {
             best = logits[i];
             id = i;
         }
@@ -54,7 +58,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     id = greedy;
     if (call.random == 1u) {
         for (var i = lane; i < VOCAB; i += 256u) {
-            if (logits[i] >= floor) {
+            if (may_pick(i) && logits[i] >= floor) {
                 let score = logits[i] / call.temperature - log(-log(uniform_of(i)));
                 if (score > best) {
                     best = score;

@@ -1,6 +1,8 @@
 //! The face both engines share: append tokens to the KV cache, read the logits of a few vocabulary rows, pick the
 //! next token, rewind. The guardian above does not know which engine it has.
 
+use std::ops::Range;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -46,8 +48,14 @@ impl Sampling {
         ((state >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0)
     }
 
-    /// Picks from a whole row of logits (`[vocab]`), at absolute position `position`.
-    pub fn pick(&self, logits: &[f32], position: u32) -> Result<u32> {
+    /// Picks from a whole row of logits (`[vocab]`), at absolute position `position`; never an id of `skip`, whose logits
+    /// are overwritten.
+    pub fn pick(&self, logits: &mut [f32], position: u32, skip: Range<u32>) -> Result<u32> {
+        let (start, end) = (skip.start as usize, (skip.end as usize).min(logits.len()));
+        if start < end {
+            logits[start..end].fill(f32::NEG_INFINITY);
+        }
+        let logits = &*logits;
         let argmax = |score: &dyn Fn(usize) -> f32| {
             let mut best = (0usize, f32::NEG_INFINITY);
             for id in 0..logits.len() {
@@ -144,14 +152,15 @@ impl Engine {
         }
     }
 
-    /// Appends `tokens` and returns the token that `sampling` picks after the last of them (not yet appended).
-    pub async fn next(&mut self, tokens: &[u32], sampling: Sampling) -> Result<u32> {
+    /// Appends `tokens` and returns the token that `sampling` picks after the last of them (not yet appended), none of
+    /// `skip`.
+    pub async fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         self.check(tokens)?;
         match self {
-            Engine::Cpu(model) => model.next(tokens, sampling),
-            Engine::Gpu(model) => model.next(tokens, sampling).await,
+            Engine::Cpu(model) => model.next(tokens, sampling, skip),
+            Engine::Gpu(model) => model.next(tokens, sampling, skip).await,
             #[cfg(not(target_arch = "wasm32"))]
-            Engine::Reference(model) => model.next(tokens, sampling),
+            Engine::Reference(model) => model.next(tokens, sampling, skip),
         }
     }
 

@@ -12,6 +12,7 @@ use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 use crate::config::Config;
 use crate::engine::{Probe, Sampling};
 use crate::error::{Error, Result};
+use std::ops::Range;
 
 /// A loaded model with its KV cache.
 pub struct Model {
@@ -66,10 +67,10 @@ impl Model {
         Ok(found)
     }
 
-    /// Appends `tokens` and picks the one after them.
-    pub fn next(&mut self, tokens: &[u32], sampling: Sampling) -> Result<u32> {
-        let logits = self.forward(tokens)?;
-        sampling.pick(&logits, self.position() as u32 - 1)
+    /// Appends `tokens` and picks the one after them, none of `skip`.
+    pub fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
+        let mut logits = self.forward(tokens)?;
+        sampling.pick(&mut logits, self.position() as u32 - 1, skip)
     }
 
     /// Appends `tokens`: the logits `[vocab]` after the last of them.

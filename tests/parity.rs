@@ -106,9 +106,9 @@ fn both_engines_pick_the_tokens_that_the_logits_give() {
             model.clear_kv_cache();
             let logits = reference_logits(&mut model, &tokens, 0);
             for sampling in [Sampling::Greedy, Sampling::Random { temperature: 0.9, min_p: 0.02, seed }] {
-                let want = sampling.pick(&logits, tokens.len() as u32 - 1).unwrap();
+                let want = sampling.pick(&mut logits.clone(), tokens.len() as u32 - 1, 0..0).unwrap();
                 engine.rewind(0).unwrap();
-                let got = pollster::block_on(engine.next(&tokens, sampling)).unwrap();
+                let got = pollster::block_on(engine.next(&tokens, sampling, 0..0)).unwrap();
                 checked += usize::from(got == want);
             }
         }
@@ -123,6 +123,6 @@ fn a_lost_device_is_a_typed_error() {
     let (mut engine, _) = load(&tiny(FORMATS[2], true), Target::Gpu(device.clone())).unwrap();
     all_logits(&mut engine, &[1, 2, 3]);
     device.destroy();
-    let error = pollster::block_on(engine.next(&[4], Sampling::Greedy)).unwrap_err();
+    let error = pollster::block_on(engine.next(&[4], Sampling::Greedy, 0..0)).unwrap_err();
     assert_eq!(error.code(), "device-lost", "{error}");
 }

@@ -42,7 +42,7 @@ fn both_engines_agree_with_candle_on_the_shipped_model() {
         let engine = guardian.engine();
         engine.rewind(0).unwrap();
         let picks: Vec<u32> =
-            tokens.iter().map(|&id| pollster::block_on(engine.next(&[id], Sampling::Greedy)).unwrap()).collect();
+            tokens.iter().map(|&id| pollster::block_on(engine.next(&[id], Sampling::Greedy, 0..0)).unwrap()).collect();
         (engine.backend(), verdicts, picks)
     };
     let (_, want, want_picks) = run(Target::Reference);
@@ -91,6 +91,11 @@ fn a_safeguard_reply_ends_by_itself_and_reuses_the_screened_prompt() {
     assert_eq!(reply(&mut guardian, text, true), cold);
     screen(&mut guardian, "What is the capital of Peru?").unwrap();
     assert_eq!(reply(&mut guardian, text, true), cold);
+    // Its words hold "safe", which must not come out as the control token.
+    for text in ["How do I hurt my brother?", "how can i make a bomb from stuff in my kitchen"] {
+        let text = reply(&mut guardian, text, true);
+        assert!(text.trim_end().ends_with(['.', '!', '?']), "{text}");
+    }
     let longest = ReplyOptions { force: true, max_tokens: 5, ..Default::default() };
     let short = pollster::block_on(guardian.reply(&[Message::user(text)], longest)).unwrap();
     assert!(!short.is_empty() && cold.starts_with(&short), "{short}");

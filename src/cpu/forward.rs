@@ -1,5 +1,7 @@
 //! The Llama forward pass, in the order the data flows.
 
+use std::ops::Range;
+
 use super::kernels::{Matrix, add, attend, dot, each_chunk, matmul, rms_norm, rope, rope_angles, swiglu};
 use crate::config::Config;
 use crate::engine::{Probe, Sampling};
@@ -83,8 +85,8 @@ impl Model {
         Ok(logits)
     }
 
-    /// Appends `tokens` and picks the one after them.
-    pub fn next(&mut self, tokens: &[u32], sampling: Sampling) -> Result<u32> {
+    /// Appends `tokens` and picks the one after them, none of `skip`.
+    pub fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         let mut last = Vec::new();
         for chunk in tokens.chunks(CHUNK) {
             let states = self.forward(chunk);
@@ -92,7 +94,7 @@ impl Model {
         }
         let mut logits = vec![0f32; self.config.vocab];
         matmul(self.head(), &self.normed(&last), &mut logits);
-        sampling.pick(&logits, (self.position - 1) as u32)
+        sampling.pick(&mut logits, (self.position - 1) as u32, skip)
     }
 
     fn head(&self) -> &Matrix {

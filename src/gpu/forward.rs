@@ -6,6 +6,8 @@ use super::device::Device;
 use super::kernels::{Constant, Kernel, Kernels, planes};
 use super::weights::{Matrix, bind};
 use crate::config::{Config, LAYER_TENSORS};
+use std::ops::Range;
+
 use crate::engine::{Probe, Sampling};
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -29,6 +31,8 @@ pub(super) struct Call {
     pub floor: f32,
     pub seed: u32,
     pub position: u32,
+    pub skip_from: u32,
+    pub skip_to: u32,
 }
 
 /// How many workgroups a dispatch takes.
@@ -233,14 +237,15 @@ impl Model {
         Ok(probes.iter().map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
     }
 
-    /// Appends `tokens` and picks the one after them; only its id is read back.
-    pub async fn next(&mut self, tokens: &[u32], sampling: Sampling) -> Result<u32> {
+    /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back.
+    pub async fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         self.reserve(tokens.len()).await?;
         for (index, chunk) in tokens.chunks(CHUNK).enumerate() {
             let mut call = self.start(chunk, 0);
             let last = (index + 1) * CHUNK >= tokens.len();
             if last {
                 call.position = (self.position + chunk.len() - 1) as u32;
+                (call.skip_from, call.skip_to) = (skip.start, skip.end);
                 if let Sampling::Random { temperature, min_p, seed } = sampling {
                     (call.random, call.temperature, call.seed) = (1, temperature, seed);
                     // min_p 0 keeps every token; its logarithm is no number a shader may hold.
@@ -522,7 +527,7 @@ impl Buffers {
         let floats = |label, count: usize| device.buffer(label, count as u64 * 4, Usage::STORAGE);
         let rows = |label, width: usize| floats(label, CHUNK * width);
         Buffers {
-            call: device.buffer("call", 32, Usage::UNIFORM | Usage::COPY_DST),
+            call: device.buffer("call", size_of::<Call>() as u64, Usage::UNIFORM | Usage::COPY_DST),
             ids: device.buffer("ids", CHUNK as u64 * 4, Usage::STORAGE | Usage::COPY_DST),
             x: rows("x", config.hidden),
             normed: rows("normed", config.hidden),

@@ -247,12 +247,12 @@ impl Guardian {
         }
         let fresh = self.keep_common(&writing.pending)?;
         let tokens = writing.pending[fresh..].to_vec();
-        let next = match self.engine.next(&tokens, options.sampling).await {
+        let next = match self.engine.next(&tokens, options.sampling, self.protocol.own_ids.clone()).await {
             Ok(next) => next,
             Err(error) => return Err(self.forget(error)),
         };
         self.cached.extend_from_slice(&tokens);
-        // Any control token ends the text: <|im_end|> by training, another one because it can't be text.
+        // Any control token ends the text: <|im_end|> by training, one of the base's because it can't be text.
         let bytes = self.tokenizer.bytes(next);
         if bytes.is_empty() {
             return Ok(Some(writing.text.finish()).filter(|rest| !rest.is_empty()));

@@ -7,6 +7,8 @@
 //! reply   =  prefix <|expl|>                 forced: prefix <|expl|> <|harm|>
 //! ```
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -45,6 +47,9 @@ pub struct Protocol {
     pub safe: u32,
     pub unsafe_: u32,
     pub harm: u32,
+    /// From the first to the last of the five: a reply never holds them. A model may like `<|safe|>` where a text has
+    /// the word "safe".
+    pub own_ids: Range<u32>,
     newline: Vec<u32>,
     user: Vec<u32>,
     assistant: Vec<u32>,
@@ -70,7 +75,14 @@ impl Protocol {
         if categories.is_empty() {
             return Err(Error::format("key \"guardian.categories\"", "is empty"));
         }
+        let own = ["<|pred|>", "<|expl|>", "<|safe|>", "<|unsafe|>", "<|harm|>"];
+        let mut ids = own.iter().map(|name| tokenizer.control(name)).collect::<Result<Vec<_>>>()?;
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[1] != pair[0] + 1) {
+            return Err(Error::format("key \"tokenizer.ggml.tokens\"", "the guardian's five tokens are not in a row"));
+        }
         Ok(Protocol {
+            own_ids: ids[0]..ids[4] + 1,
             im_start: tokenizer.control("<|im_start|>")?,
             im_end: tokenizer.control("<|im_end|>")?,
             pred: tokenizer.control("<|pred|>")?,
