@@ -1,5 +1,6 @@
 // Picks the next token from logits [VOCAB]: the highest (the lowest id among equals), or by Gumbel-max sampling among those
-// at least min_p times as likely as the highest; never an id in skip_from .. skip_to. picked = (id, bits of the highest logit). One workgroup of 256.
+// at least min_p times as likely as the highest; never an id in skip_from .. skip_to.
+// picked = (id, bits of the highest logit). One workgroup of 256.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read_write> picked: array<u32>;

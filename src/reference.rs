@@ -4,6 +4,7 @@
 //! With `CANDLE_DEQUANTIZE_ALL=1` candle computes in f32 as our engines do; without, it rounds activations to 8 bits.
 
 use std::io::Cursor;
+use std::ops::Range;
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
@@ -12,7 +13,6 @@ use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 use crate::config::Config;
 use crate::engine::{Probe, Sampling};
 use crate::error::{Error, Result};
-use std::ops::Range;
 
 /// A loaded model with its KV cache.
 pub struct Model {

@@ -1,13 +1,12 @@
 //! The forward pass as a static list of dispatches, in the order the data flows.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::device::Device;
 use super::kernels::{Constant, Kernel, Kernels, planes};
 use super::weights::{Matrix, bind};
 use crate::config::{Config, LAYER_TENSORS};
-use std::ops::Range;
-
 use crate::engine::{Probe, Sampling};
 use crate::error::{Error, Result};
 use crate::quant::Format;

@@ -75,8 +75,10 @@ impl Protocol {
         if categories.is_empty() {
             return Err(Error::format("key \"guardian.categories\"", "is empty"));
         }
-        let own = ["<|pred|>", "<|expl|>", "<|safe|>", "<|unsafe|>", "<|harm|>"];
-        let mut ids = own.iter().map(|name| tokenizer.control(name)).collect::<Result<Vec<_>>>()?;
+        let (pred, expl) = (tokenizer.control("<|pred|>")?, tokenizer.control("<|expl|>")?);
+        let (safe, unsafe_) = (tokenizer.control("<|safe|>")?, tokenizer.control("<|unsafe|>")?);
+        let harm = tokenizer.control("<|harm|>")?;
+        let mut ids = [pred, expl, safe, unsafe_, harm];
         ids.sort_unstable();
         if ids.windows(2).any(|pair| pair[1] != pair[0] + 1) {
             return Err(Error::format("key \"tokenizer.ggml.tokens\"", "the guardian's five tokens are not in a row"));
@@ -85,11 +87,11 @@ impl Protocol {
             own_ids: ids[0]..ids[4] + 1,
             im_start: tokenizer.control("<|im_start|>")?,
             im_end: tokenizer.control("<|im_end|>")?,
-            pred: tokenizer.control("<|pred|>")?,
-            expl: tokenizer.control("<|expl|>")?,
-            safe: tokenizer.control("<|safe|>")?,
-            unsafe_: tokenizer.control("<|unsafe|>")?,
-            harm: tokenizer.control("<|harm|>")?,
+            pred,
+            expl,
+            safe,
+            unsafe_,
+            harm,
             newline: tokenizer.encode("\n")?,
             user: tokenizer.encode("user\n")?,
             assistant: tokenizer.encode("assistant\n")?,
