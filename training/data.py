@@ -3,7 +3,7 @@
 A row becomes one sequence, a prefix with up to two branches that do not see each other:
 
     prefix                        <|im_start|>user ... assistant\\n       branch 0, positions 0 .. p-1
-    detection                     <|pred|> <|safe|>                       branch 1, positions p ..
+    detection                     <|pred|> [<|unsafe|>]                   branch 1, positions p ..
     reply or reason, if any       <|expl|> [<|harm|>] text                branch 2, positions p ..
 
 so that the prefix is computed once. Sequences are packed side by side into the rows of a step; a block mask keeps
@@ -22,9 +22,9 @@ import torch
 from protocol import CATEGORIES, Protocol, messages_of
 
 IGNORE = -100
-# What a supervised token is: the verdict, the category's first token, the rest of a detection, a reply's token.
-LABEL, CATEGORY, TAIL, REPLY = KINDS = range(1, 5)
-KIND_NAMES = {LABEL: "label", CATEGORY: "category", TAIL: "tail", REPLY: "reply"}
+# What a supervised token is: the verdict, the category's first token, a reply's token.
+LABEL, CATEGORY, REPLY = KINDS = range(1, 4)
+KIND_NAMES = {LABEL: "label", CATEGORY: "category", REPLY: "reply"}
 
 # CatQA counts these as harmful; our protocol does not (campaigning, ordinary professional advice).
 NOT_HARMFUL = ("Political Campaigning / Election advertising", "Political Campaigning / Lobbying",
@@ -190,10 +190,10 @@ def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | 
     built.extend(0, 0, prefix, [IGNORE] * start, [0] * start, [0.0] * start)
 
     if row["label"] == "safe":
-        answer, kinds = [protocol.safe, protocol.im_end], [LABEL, TAIL]
+        answer, kinds = [protocol.safe], [LABEL]
     elif row.get("category"):
-        name = protocol.names[row["category"]]
-        answer, kinds = [protocol.unsafe, *name, protocol.im_end], [LABEL, CATEGORY] + [TAIL] * len(name)
+        # The program reads the category off its name's first token and never writes the name out.
+        answer, kinds = [protocol.unsafe, protocol.names[row["category"]][0]], [LABEL, CATEGORY]
     else:
         answer, kinds = [protocol.unsafe], [LABEL]
     weights = [settings["weight_" + KIND_NAMES[kind]] for kind in kinds]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import data
-from data import CATEGORY, KIND_NAMES, LABEL
+from data import CATEGORY, KIND_NAMES, LABEL, REPLY
 from protocol import CATEGORIES, GGUF_NAME, RENAMED, Protocol, base_dir
 from score import score
 
@@ -29,7 +29,7 @@ EMA_EVERY = 4
 
 class Guardian:
     """The model and its LM head. With frozen layers the embedding is frozen too, but for the five tokens' rows as the
-    head reads them, so that no gradient passes below the first trained layer."""
+    verdict reads them, so that no gradient passes below the first trained layer."""
 
     def __init__(self, protocol: Protocol, settings: dict, device):
         base = AutoModelForCausalLM.from_pretrained(base_dir(), gguf_file=GGUF_NAME, dtype=torch.float32)
@@ -61,12 +61,13 @@ class Guardian:
     def decayed(self, parameter) -> bool:
         return parameter.ndim > 1 and parameter is not self.rows and parameter is not self.model.get_input_embeddings().weight
 
-    def logits(self, batch: dict) -> torch.Tensor:
-        """[supervised tokens, vocabulary]: the LM head runs where there is a target, nowhere else."""
+    def states(self, batch: dict) -> torch.Tensor:
+        """[supervised tokens, hidden size]: what the LM head reads where there is a target."""
         states = self.model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"])[0]
-        states = states[batch["targets"] != data.IGNORE]
-        logits = self.model.lm_head(states)
-        return logits if self.rows is None else logits.index_copy(1, self.control, states @ self.rows.T.to(states.dtype))
+        return states[batch["targets"] != data.IGNORE]
+
+    def control_rows(self) -> torch.Tensor:
+        return self.model.get_input_embeddings().weight[self.control] if self.rows is None else self.rows
 
     def tie(self):
         """Puts the five trained rows where the input side reads them."""
@@ -75,20 +76,27 @@ class Guardian:
 
 
 def losses(guardian: Guardian, batch: dict, examples: int, protocol: Protocol, settings: dict):
-    """The loss, a mean over examples, and per kind (sum of token losses, tokens)."""
-    with torch.autocast(guardian.model.device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
-        logits = guardian.logits(batch).float()
+    """The loss, a mean over examples, and per kind (sum of token losses, tokens). Verdict and category are softmaxes over
+    the rows that the program reads, two and twelve; a reply's token is one over the vocabulary."""
     chosen = batch["targets"] != data.IGNORE
     targets, kinds, weights = batch["targets"][chosen], batch["kinds"][chosen], batch["weights"][chosen]
-    token = F.cross_entropy(logits, targets, reduction="none")
-    label = kinds == LABEL
-    # Smoothing only between the two labels: the verdict is a softmax over these two.
-    pair = logits[label][:, [protocol.safe, protocol.unsafe]]
-    margin = pair[:, 1] - pair[:, 0]
-    towards = torch.where(targets[label] == protocol.unsafe, margin, -margin)
-    token = token.index_put((label.nonzero()[:, 0],), settings["label_smoothing"] * towards, accumulate=True)
-    total = (token * weights).sum() / examples
-    return total, {kind: (token[kinds == kind].sum().item(), int((kinds == kind).sum())) for kind in KIND_NAMES}
+    label, category, reply = (kinds == kind for kind in (LABEL, CATEGORY, REPLY))
+    with torch.autocast(guardian.model.device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
+        states = guardian.states(batch)
+        written = guardian.model.lm_head(states[reply])
+    head = guardian.model.get_input_embeddings().weight
+    control = guardian.control.tolist()
+    pair = states[label].float() @ guardian.control_rows()[[control.index(protocol.safe), control.index(protocol.unsafe)]].T
+    names = states[category].float() @ head[protocol.categories].T
+    nth = torch.tensor(protocol.categories, device=targets.device)
+    token = {
+        # torch spreads the smoothing over all classes, the right one too.
+        LABEL: F.cross_entropy(pair, (targets[label] == protocol.unsafe).long(), reduction="none",
+                               label_smoothing=2 * settings["label_smoothing"]),
+        CATEGORY: F.cross_entropy(names, (targets[category][:, None] == nth).long().argmax(1), reduction="none"),
+        REPLY: F.cross_entropy(written.float(), targets[reply], reduction="none")}
+    total = sum((token[kind] * weights[kinds == kind]).sum() for kind in token) / examples
+    return total, {kind: (loss.sum().item(), loss.numel()) for kind, loss in token.items()}
 
 
 def evaluate(model, rows: list[dict], protocol: Protocol, settings: dict) -> dict:
