@@ -6,6 +6,7 @@ export type ErrorCode =
   | "network"
   | "input"
   | "context-overflow"
+  | "unsupported"
   | "gpu-unavailable"
   | "device-lost"
   | "self-test"

@@ -1,9 +1,19 @@
 import { GuardianError, type ErrorCode } from "./errors.js";
-import type { Answer, CreateOptions, Info, Input, Message, Preset, ReplyOptions, Request, ScreenOptions, Verdict } from "./types.js";
+import * as cache from "./model-store.js";
+import { browser, localPort, runs, workerPort, type Platform, type Port } from "./platform.js";
+import { decide, merged, messages, type RawVerdict } from "./policy.js";
+import { watch } from "./watch.js";
+import type {
+  Answer, BatchOptions, CachedModel, CreateOptions, Info, Input, ModelSource, Policy, ReplyOptions, Request, ScreenOptions, Verdict, Watch,
+  Watchable, WatchOptions, WireSource,
+} from "./types.js";
 
 export { GuardianError } from "./errors.js";
 export type { ErrorCode } from "./errors.js";
-export type { CreateOptions, Info, Input, Message, Preset, Progress, ReplyOptions, ScreenOptions, Verdict } from "./types.js";
+export type {
+  BatchOptions, CachedModel, CacheKind, Category, CreateOptions, Info, Input, ListEntry, Message, ModelSource, Policy, Preset, Progress,
+  ReplyOptions, ScreenOptions, Verdict, Watch, Watchable, WatchOptions,
+} from "./types.js";
 
 type Body<R> = R extends Request ? Omit<R, "id"> : never;
 
@@ -16,6 +26,7 @@ interface Pending {
 /**
  * Screens what a person types and writes safeguard replies, in this page alone.
  *
+ * @example
  * ```ts
  * const guardian = await Guardian.create({ model: "/model/" });
  * const { verdict, reply } = await guardian.protect(text);
@@ -24,37 +35,59 @@ interface Pending {
  * ```
  */
 export class Guardian {
-  readonly #worker: Worker;
-  readonly #preset: Preset | undefined;
+  readonly #port: Port;
+  readonly #policy: Policy;
   readonly #pending = new Map<number, Pending>();
   #next = 1;
   #info: Info | undefined;
   #ended: GuardianError | undefined;
 
-  private constructor(worker: Worker, preset: Preset | undefined) {
-    this.#worker = worker;
-    this.#preset = preset;
-    worker.onmessage = ({ data }: MessageEvent<Answer>) => this.#receive(data);
-    worker.onerror = (event) => {
-      event.preventDefault();
-      this.#end(new GuardianError("internal", `the worker failed: ${event.message || "its script can't be loaded"}`));
-    };
+  /** @internal */
+  protected constructor(port: Port, policy: Policy) {
+    this.#port = port;
+    this.#policy = policy;
+    port.onAnswer(
+      (answer) => this.#receive(answer),
+      (message) => this.#end(new GuardianError("internal", message)),
+    );
   }
 
-  /** Loads the model in a module worker. Rejects with a `GuardianError`, or an `AbortError` if `signal` fires. */
+  /**
+   * Loads a model, in a module worker of its own unless told otherwise. Rejects with a `GuardianError`, or an `AbortError` if
+   * `signal` fires.
+   *
+   * @example
+   * ```ts
+   * const guardian = await Guardian.create({
+   *   model: "/model/",
+   *   onProgress: ({ phase, loaded, total }) => show(phase, loaded / total),
+   *   signal: AbortSignal.timeout(60_000),
+   * });
+   * ```
+   */
   static async create(options: CreateOptions): Promise<Guardian> {
-    const { model, integrity, backend = "auto", cache = "cache-api", wasmUrl, signal, onProgress, preset } = options;
+    return this.createOn(browser, options);
+  }
+
+  /** @internal */
+  protected static async createOn(platform: Platform, options: CreateOptions): Promise<Guardian> {
+    const { model, integrity, backend = "auto", cache = "cache-api", wasmUrl, signal, onProgress, worker = platform.worker } = options;
     signal?.throwIfAborted();
-    const base = new URL(model, document.baseURI).href;
-    const worker = options.worker ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slm-guardian" });
-    const guardian = new Guardian(worker, preset);
+    const policy = merged({}, options);
+    oneOf(backend, ["auto", "webgpu", "cpu"], "backend");
+    oneOf(cache, ["cache-api", "opfs", "none"], "cache");
+    if (integrity !== undefined && !/^[0-9a-f]{64}$/i.test(integrity)) throw new GuardianError("argument", "integrity: a SHA-256 in hexadecimal is wanted, 64 digits");
+    const transfer: Transferable[] = [];
+    const source = wire(model, platform, transfer);
+    const guardian = new this(await start(worker, platform), policy);
     try {
-      const request: Body<Request> = { kind: "load", model: base.endsWith("/") ? base : `${base}/`, backend, cache };
+      const request: Body<Request> = { kind: "load", source, backend, cache };
       if (integrity !== undefined) request.integrity = integrity;
-      if (wasmUrl !== undefined) request.wasmUrl = new URL(wasmUrl, document.baseURI).href;
-      guardian.#info = (await guardian.#call(request, signal, (answer) => {
+      if (wasmUrl !== undefined) request.wasmUrl = new URL(wasmUrl, platform.base()).href;
+      const info = await guardian.#call(request, signal, (answer) => {
         if (answer.kind === "progress") onProgress?.(answer.progress);
-      })) as Info;
+      }, transfer);
+      guardian.#info = info as Info;
       return guardian;
     } catch (error) {
       await guardian.dispose();
@@ -62,33 +95,134 @@ export class Guardian {
     }
   }
 
+  /**
+   * Whether a guardian can be had here: `available` at once from the cache, `downloadable`, or `unavailable` (no WebAssembly with
+   * SIMD, or no workers).
+   *
+   * @example
+   * ```ts
+   * if ((await Guardian.availability({ model: "/model/" })) === "downloadable") askFirst();
+   * ```
+   */
+  static async availability(options: { model?: string | URL } = {}): Promise<"unavailable" | "downloadable" | "available"> {
+    if (!runs()) return "unavailable";
+    if (options.model === undefined) return "downloadable";
+    return (await Guardian.cache.has(options.model)) ? "available" : "downloadable";
+  }
+
+  /**
+   * The models that are kept in this browser for the next visit. Versions stand side by side.
+   *
+   * @example
+   * ```ts
+   * for (const { url, version, bytes } of await Guardian.cache.list()) console.log(url, version, bytes);
+   * await Guardian.cache.delete("/model/");
+   * ```
+   */
+  static readonly cache: {
+    /** Whether some version of the model is there, whole. */
+    has(model: string | URL): Promise<boolean>;
+    list(): Promise<CachedModel[]>;
+    /** Forgets a model, one of its versions, or, without arguments, everything. Resolves to how many versions went. */
+    delete(model?: string | URL, version?: string): Promise<number>;
+  } = {
+    has: async (model) => {
+      const url = folder(model, browser);
+      return (await cache.list()).some((kept) => kept.url === url && kept.complete);
+    },
+    list: () => cache.list(),
+    delete: (model, version) => cache.remove(model === undefined ? undefined : folder(model, browser), version),
+  };
+
   /** The model, the engine, and why the CPU is used if the GPU failed. */
   get info(): Info {
     if (!this.#info) throw new GuardianError("disposed", "this guardian is not loaded");
     return this.#info;
   }
 
-  /** Screens a text or a conversation. */
+  /**
+   * Screens a text or a conversation.
+   *
+   * @example
+   * ```ts
+   * const { label, score, category } = await guardian.screen("How do I kill a process in Linux?");
+   * await guardian.screen(text, { preset: "strict", thresholds: { advice: 0.9 }, review: [0.4, 0.6], signal });
+   * ```
+   */
   async screen(input: Input, options: ScreenOptions = {}): Promise<Verdict> {
-    const { signal, preset = this.#preset, threshold } = options;
-    return (await this.#call({ kind: "screen", messages: messages(input), preset, threshold }, signal)) as Verdict;
+    const policy = merged(this.#policy, options);
+    const turns = messages(input);
+    const raw = await this.#call({ kind: "screen", messages: turns, preset: policy.preset, threshold: policy.threshold }, options.signal);
+    return decide(raw as RawVerdict, policy, turns.at(-1)?.content ?? "");
   }
 
-  /** Writes a whole reply. */
+  /**
+   * Screens many; the verdicts come in the order of the inputs. One that can't be screened rejects the call, and the error names it;
+   * to go on in spite of it, screen one by one.
+   *
+   * @example
+   * ```ts
+   * const verdicts = await guardian.screenBatch(lines, { onVerdict: (verdict, index) => show(index, verdict) });
+   * ```
+   */
+  async screenBatch(inputs: readonly Input[], options: BatchOptions = {}): Promise<Verdict[]> {
+    if (!Array.isArray(inputs)) throw new GuardianError("argument", "screenBatch: a list of inputs is wanted");
+    const { onVerdict, signal, ...policy } = options;
+    const stop = new AbortController();
+    const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    const verdicts: Verdict[] = [];
+    const ahead: Promise<Verdict>[] = [];
+    try {
+      for (let next = 0; verdicts.length < inputs.length; ) {
+        // One waits while one runs, so that the engine never idles.
+        while (ahead.length < 2 && next < inputs.length) {
+          const screening = this.screen(inputs[next++] as Input, { ...policy, signal: either });
+          screening.catch(() => {});
+          ahead.push(screening);
+        }
+        const index = verdicts.length;
+        const verdict = await (ahead.shift() as Promise<Verdict>).catch((error: unknown) => {
+          throw error instanceof GuardianError ? new GuardianError(error.code, `inputs[${index}]: ${error.message}`) : error;
+        });
+        verdicts.push(verdict);
+        onVerdict?.(verdict, index);
+      }
+      return verdicts;
+    } finally {
+      stop.abort();
+    }
+  }
+
+  /**
+   * Writes a whole reply: a safeguard reply where the text is unsafe or `force` is set, else one sentence on why it is fine.
+   *
+   * @example
+   * ```ts
+   * const text = await guardian.reply(prompt, { force: true, maxTokens: 120 });
+   * ```
+   */
   async reply(input: Input, options: ReplyOptions = {}): Promise<string> {
     let text = "";
-    for await (const piece of iterate(this.replyStream(input, options))) text += piece;
+    const reader = this.replyStream(input, options).getReader();
+    for (let next = await reader.read(); !next.done; next = await reader.read()) text += next.value;
     return text;
   }
 
-  /** Writes a reply, piece by piece; cancelling the stream stops the writing. */
+  /**
+   * Writes a reply, piece by piece; cancelling the stream stops the writing.
+   *
+   * @example
+   * ```ts
+   * for await (const piece of guardian.replyStream(prompt, { force: true })) element.append(piece);
+   * ```
+   */
   replyStream(input: Input, options: ReplyOptions = {}): ReadableStream<string> {
-    const { signal, ...rest } = options;
+    const { signal, force, maxTokens, temperature, minP, seed } = options;
+    const request = { kind: "reply", messages: messages(input), options: { force, maxTokens, temperature, minP, seed } } as const;
     const stop = new AbortController();
     const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
     return new ReadableStream<string>({
       start: (controller) => {
-        const request = { kind: "reply", messages: messages(input), options: rest } as const;
         this.#call(request, either, (answer) => {
           if (answer.kind === "piece" && !either.aborted) controller.enqueue(answer.text);
         }).then(
@@ -102,12 +236,34 @@ export class Guardian {
     });
   }
 
-  /** Screens, and opens a safeguard reply where the text is unsafe; `reply` is `null` where it may go on. */
-  async protect(input: Input, options: ScreenOptions & ReplyOptions = {}): Promise<{ verdict: Verdict; reply: ReadableStream<string> | null }> {
+  /**
+   * Screens, and opens a safeguard reply where the text is unsafe; `reply` is `null` where it may go on.
+   *
+   * @example
+   * ```ts
+   * const { verdict, reply } = await guardian.protect(conversation);
+   * if (!reply) return send(conversation);
+   * for await (const piece of reply) show(piece);
+   * ```
+   */
+  async protect(input: Input, options: ScreenOptions & Omit<ReplyOptions, "force"> = {}): Promise<{ verdict: Verdict; reply: ReadableStream<string> | null }> {
     const verdict = await this.screen(input, options);
-    if (verdict.label === "safe") return { verdict, reply: null };
-    const { signal, maxTokens, temperature, minP, seed } = options;
-    return { verdict, reply: this.replyStream(input, { signal, maxTokens, temperature, minP, seed, force: true }) };
+    return { verdict, reply: verdict.label === "safe" ? null : this.replyStream(input, { ...options, force: true }) };
+  }
+
+  /**
+   * Screens while a person types, whenever they pause. What did not change since the last screening is not computed again.
+   *
+   * @example
+   * ```ts
+   * const watching = guardian.watch(textarea, { onVerdict: (verdict) => light(verdict?.label) });
+   * form.onsubmit = async () => { if ((await watching.current())?.label === "safe") send(); };
+   * ```
+   */
+  watch(input: Watchable, options: WatchOptions): Watch {
+    // Checked now, not at the first key.
+    merged(this.#policy, options);
+    return watch((text, screening) => this.screen(text, screening), input, options);
   }
 
   /** Ends the worker and frees its memory; calls in flight reject with the code `disposed`. Safe to call twice. */
@@ -115,6 +271,7 @@ export class Guardian {
     this.#end(new GuardianError("disposed", "the guardian was disposed of"));
   }
 
+  /** `await using guardian = await Guardian.create(...)` disposes at the end of the block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
@@ -124,13 +281,13 @@ export class Guardian {
     await this.#call({ kind: "loseDevice" }, undefined);
   }
 
-  #call(request: Body<Request>, signal: AbortSignal | undefined, onAnswer?: (answer: Answer) => void): Promise<unknown> {
+  #call(request: Body<Request>, signal: AbortSignal | undefined, onAnswer?: (answer: Answer) => void, transfer: Transferable[] = []): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#ended);
       if (signal?.aborted) return reject(aborted());
       const id = this.#next++;
       const onAbort = () => {
-        this.#worker.postMessage({ id, kind: "abort" } satisfies Request);
+        this.#port.postMessage({ id, kind: "abort" } satisfies Request, []);
         finish(() => reject(aborted()));
       };
       const finish = (settle: () => void) => {
@@ -144,7 +301,12 @@ export class Guardian {
         reject: (error) => finish(() => reject(error)),
         onAnswer,
       });
-      this.#worker.postMessage({ ...request, id } as Request);
+      try {
+        this.#port.postMessage({ ...request, id } as Request, transfer);
+      } catch (error) {
+        // What can't be cloned: a message's content that is a function, say.
+        finish(() => reject(new GuardianError("argument", `the input can't be passed on: ${(error as Error).message}`)));
+      }
     });
   }
 
@@ -171,31 +333,51 @@ export class Guardian {
     if (this.#ended) return;
     this.#ended = error;
     this.#info = undefined;
-    this.#worker.terminate();
+    this.#port.terminate();
     for (const pending of [...this.#pending.values()]) pending.reject(error);
   }
 }
 
-function messages(input: Input): Message[] {
-  if (typeof input === "string") return [{ role: "user", content: input }];
-  if (!Array.isArray(input)) throw new GuardianError("argument", "the input is neither a text nor a list of messages");
-  return input;
+async function start(worker: Worker | boolean, platform: Platform): Promise<Port> {
+  if (worker === false) {
+    const { Runtime } = platform.runtime ? { Runtime: platform.runtime } : await import("./runtime.js");
+    return localPort((post) => new Runtime(post, platform));
+  }
+  if (worker !== true) return workerPort(worker);
+  if (typeof Worker === "undefined") {
+    throw new GuardianError("unsupported", 'this place has no workers; pass `worker: false`, or import "slm-guardian/inline" in a service worker');
+  }
+  return workerPort(new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slm-guardian" }));
+}
+
+/** A source as it crosses to the worker. */
+function wire(model: ModelSource, platform: Platform, transfer: Transferable[]): WireSource {
+  if (typeof model === "string" || model instanceof URL) return { url: folder(model, platform) };
+  if (model instanceof Blob) return { blob: model };
+  if (model instanceof ArrayBuffer) return { bytes: model };
+  if (ArrayBuffer.isView(model)) return { bytes: new Uint8Array(model).buffer };
+  const stream = model instanceof Response ? model.body : model;
+  if (!(stream instanceof ReadableStream)) throw new GuardianError("argument", "model: a URL, a Blob, an ArrayBuffer, a stream or a Response is wanted");
+  if (platform.worker) transfer.push(stream as unknown as Transferable);
+  return { stream };
+}
+
+/** The address of a folder ends with a slash, that of a file does not. */
+function folder(model: string | URL, platform: Platform): string {
+  let url: URL;
+  try {
+    url = new URL(model, platform.base());
+  } catch {
+    throw new GuardianError("argument", `model: ${String(model)} is no URL`);
+  }
+  if (!/\.gguf$/i.test(url.pathname) && !url.pathname.endsWith("/")) url.pathname += "/";
+  return url.href;
+}
+
+function oneOf(value: string, choices: string[], name: string): void {
+  if (!choices.includes(value)) throw new GuardianError("argument", `${name}: ${JSON.stringify(value)} is none of ${choices.join(", ")}`);
 }
 
 function aborted(): DOMException {
   return new DOMException("The call was aborted.", "AbortError");
-}
-
-/** `for await` over a stream, in browsers whose streams are not iterable yet. */
-async function* iterate(stream: ReadableStream<string>): AsyncGenerator<string> {
-  const reader = stream.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    reader.releaseLock();
-  }
 }

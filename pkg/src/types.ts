@@ -10,6 +10,21 @@ export type Input = string | Message[];
 /** A named operating point, chosen on development data. */
 export type Preset = "permissive" | "balanced" | "strict";
 
+/** The twelve kinds of harm. */
+export type Category =
+  | "violence"
+  | "weapons"
+  | "crime"
+  | "cyber"
+  | "hate"
+  | "suicide"
+  | "sexual"
+  | "minors"
+  | "privacy"
+  | "misinformation"
+  | "advice"
+  | "jailbreak";
+
 /** What the guardian says of a text. */
 export interface Verdict {
   label: "safe" | "unsafe";
@@ -17,12 +32,16 @@ export interface Verdict {
   score: number;
   /** `unsafe` from this score on. */
   threshold: number;
-  /** `null` where the caller gave a threshold. */
+  /** `null` where a threshold of the caller's decided. */
   preset: Preset | null;
-  /** The likeliest category of an unsafe text. */
-  category: string | null;
+  /** The likeliest category of an unsafe text; `null` for a safe one. */
+  category: Category | null;
   /** Probability of each category, given that the text is harmful. */
-  categories: Record<string, number>;
+  categories: Record<Category, number>;
+  /** The score lies in the caller's review band: let a person decide. */
+  uncertain: boolean;
+  /** Which of the caller's lists decided, whatever the score; `null` if none did. */
+  list: "allow" | "deny" | null;
   tokens: number;
   /** Forward passes: windows of all readings of the text. */
   windows: number;
@@ -30,18 +49,38 @@ export interface Verdict {
   turnsDropped: number;
   /** Readings, other than the text as typed, that gave the score: `normalized`, `base64`, ... */
   decoded: string[];
-  /** Wall-clock time in the worker, milliseconds. */
+  /** Wall-clock time of the screening, milliseconds. */
   ms: number;
   backend: "gpu" | "cpu";
   model: string;
 }
 
-export interface ScreenOptions {
-  signal?: AbortSignal;
-  /** Default `balanced`, or what `Guardian.create` was given. */
+/** A text or a pattern; a text matches a whole message, whatever its case and outer spaces. */
+export type ListEntry = string | RegExp;
+
+/** How scores become verdicts. What a call leaves out is as `Guardian.create` was given it. */
+export interface Policy {
+  /** Default `balanced`. */
   preset?: Preset;
   /** Overrides the preset, 0 to 1. */
   threshold?: number;
+  /** Overrides `threshold` for texts whose likeliest category is named here, 0 to 1. `{ advice: 1 }` lets nearly all advice pass. */
+  thresholds?: Partial<Record<Category, number>>;
+  /** Messages that are safe whatever the score. */
+  allow?: readonly ListEntry[];
+  /** Messages that are unsafe whatever the score; they win over `allow`. */
+  deny?: readonly ListEntry[];
+  /** `[low, high]`: a verdict with a score from `low` up to `high` is marked `uncertain`. */
+  review?: readonly [low: number, high: number];
+}
+
+export interface ScreenOptions extends Policy {
+  signal?: AbortSignal;
+}
+
+export interface BatchOptions extends ScreenOptions {
+  /** Called as each verdict is there, in order. */
+  onVerdict?: (verdict: Verdict, index: number) => void;
 }
 
 export interface ReplyOptions {
@@ -58,8 +97,31 @@ export interface ReplyOptions {
   seed?: number;
 }
 
+export interface WatchOptions extends ScreenOptions {
+  /** Called with each new verdict and the text it is about; with `null` once the text is empty. */
+  onVerdict: (verdict: Verdict | null, text: string) => void;
+  /** Called when a text can't be screened. Without it, the error is thrown where no one catches it, so that it shows. */
+  onError?: (error: Error, text: string) => void;
+  /** Pause in typing, milliseconds, before the text is screened. Default 150. */
+  delay?: number;
+}
+
+/** What can be watched: an `<input>`, a `<textarea>`, or anything like them that has a value and fires `input`. */
+export interface Watchable extends EventTarget {
+  readonly value: string;
+}
+
+/** A watch that goes on until it is stopped. */
+export interface Watch {
+  /** The verdict on the text as it now stands: at once where it is known already, else screened now. `null` for an empty text. */
+  current(): Promise<Verdict | null>;
+  stop(): void;
+  [Symbol.dispose](): void;
+}
+
 /** Loading, in bytes. */
 export interface Progress {
+  /** `download` (from the network or the cache), then `warmup`: the engine gives known answers. */
   phase: "download" | "warmup";
   loaded: number;
   total: number;
@@ -70,7 +132,7 @@ export interface Info {
   version: string;
   backend: "gpu" | "cpu";
   calibration: { temperature: number; permissive: number; balanced: number; strict: number };
-  categories: string[];
+  categories: Category[];
   layers: number;
   hidden: number;
   vocab: number;
@@ -78,29 +140,53 @@ export interface Info {
   adapter: { name: string; api: string; f16: boolean; subgroups: boolean } | null;
   /** Why the CPU is used although the GPU was asked for or could have been; `null` if nothing went wrong. */
   fallback: string | null;
+  /** Why the model was not kept for the next visit (no room, private mode); `null` if it was, or was not to be. */
+  uncached: string | null;
 }
 
-export interface CreateOptions {
-  /** URL of the folder that holds `manifest.json` and the shards. */
-  model: string | URL;
-  /** SHA-256 of `manifest.json`, hexadecimal; the manifest carries those of the shards, which are always checked. */
+/**
+ * Where a model comes from: the URL of a folder with `manifest.json` and shards, the URL of a single `.gguf`, or the bytes
+ * of a `.gguf` themselves. In Node a path will do as well as a URL.
+ */
+export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array | ReadableStream<Uint8Array> | Response;
+
+/** Where a model is kept for the next visit. */
+export type CacheKind = "cache-api" | "opfs" | "none";
+
+export interface CreateOptions extends Policy {
+  model: ModelSource;
+  /** SHA-256, hexadecimal, of `manifest.json`, or of the `.gguf` where there is none. The manifest carries those of the shards, which are always checked. */
   integrity?: string;
   /** `auto`, the default, tries WebGPU and goes on with the CPU. */
   backend?: "auto" | "webgpu" | "cpu";
-  preset?: Preset;
-  /** `cache-api`, the default, keeps the shards for the next visit; `none` fetches them each time. */
-  cache?: "cache-api" | "none";
+  /** Default `cache-api`. Only what comes from a URL is kept. */
+  cache?: CacheKind;
   /** Where `slm_guardian_bg.wasm` is, if the bundler does not find it. */
   wasmUrl?: string | URL;
-  /** A worker that runs this package's `worker.js`, if the bundler does not find it. */
-  worker?: Worker;
+  /** A worker that runs this package's `worker.js`, if the bundler does not find it; `false` runs on this thread. Default true. */
+  worker?: Worker | boolean;
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
 }
 
+/** A model in the cache. */
+export interface CachedModel {
+  /** The URL it came from. */
+  url: string;
+  name: string;
+  version: string;
+  bytes: number;
+  /** Whether all of it is there. */
+  complete: boolean;
+  cache: "cache-api" | "opfs";
+}
+
+/** @internal What crosses to the worker in place of a `ModelSource`. */
+export type WireSource = { url: string } | { blob: Blob } | { bytes: ArrayBuffer } | { stream: ReadableStream<Uint8Array> };
+
 /** @internal What the page asks of the worker. */
 export type Request = { id: number } & (
-  | { kind: "load"; model: string; integrity?: string; backend: "auto" | "webgpu" | "cpu"; cache: "cache-api" | "none"; wasmUrl?: string }
+  | { kind: "load"; source: WireSource; integrity?: string; backend: "auto" | "webgpu" | "cpu"; cache: CacheKind; wasmUrl?: string }
   | { kind: "screen"; messages: Message[]; preset?: Preset; threshold?: number }
   | { kind: "reply"; messages: Message[]; options: Omit<ReplyOptions, "signal"> }
   | { kind: "abort" }
