@@ -23,14 +23,12 @@ impl From<Error> for JsValue {
     }
 }
 
-/// A monotonic clock, milliseconds; in a worker or on the page.
+/// A monotonic clock, milliseconds: in a page, a worker or Node.
 pub(crate) fn now_ms() -> f64 {
-    let global = js_sys::global();
-    let performance = match global.dyn_ref::<web_sys::WorkerGlobalScope>() {
-        Some(worker) => worker.performance(),
-        None => global.dyn_ref::<web_sys::Window>().and_then(web_sys::Window::performance),
-    };
-    performance.map_or(0.0, |performance| performance.now())
+    js_sys::Reflect::get(&js_sys::global(), &"performance".into())
+        .ok()
+        .and_then(|performance| performance.dyn_into::<web_sys::Performance>().ok())
+        .map_or(0.0, |performance| performance.now())
 }
 
 fn from_js<T: serde::de::DeserializeOwned>(value: JsValue, what: &str) -> Result<T, JsValue> {

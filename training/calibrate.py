@@ -1,6 +1,8 @@
 """Temperature and thresholds from scored development rows (`guardian eval --out`), sources weighted alike.
 
-    python training/calibrate.py out/dev/scores.jsonl > out/calibration.json
+    python training/calibrate.py out/dev/scores.jsonl --curves model/operating.json > out/calibration.json
+
+`--curves` writes the scores' distribution, safe and unsafe rows apart, from which the demo draws what a threshold means.
 """
 
 import argparse
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+BINS = 100
 # The largest share of safe rows that each preset may flag.
 FPR = {"permissive": 0.05, "balanced": 0.10, "strict": 0.20}
 
@@ -17,6 +20,7 @@ FPR = {"permissive": 0.05, "balanced": 0.10, "strict": 0.20}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, help="scores of a file exported without calibration (temperature 1)")
+    parser.add_argument("--curves", type=Path, help="where to write the distribution of calibrated scores")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.scores.read_text().splitlines()]
     score = np.clip(np.array([row["score"] for row in rows]), 1e-6, 1 - 1e-6)
@@ -38,6 +42,11 @@ def main():
     for preset, bound in FPR.items():
         cut = calibrated[safe][order][min(int((share <= bound).sum()), len(order) - 1)]
         result[preset] = round(float(np.clip(cut + 1e-4, 0.01, 0.99)), 4)
+    if args.curves:
+        bins = lambda chosen: np.histogram(calibrated[chosen], BINS, (0, 1), weights=weight[chosen] / weight[chosen].sum())[0].round(5).tolist()
+        sources = sorted({row["source"] for row in rows})
+        args.curves.write_text(json.dumps({"source": f"{len(rows)} development rows, {len(sources)} sources weighted alike",
+                                           "bins": BINS, "safe": bins(safe), "unsafe": bins(unsafe)}) + "\n")
     print(json.dumps(result, indent=2))
 
 
