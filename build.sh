@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one door: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test
+# The one door: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bundlers | docs
 # Each command sets up what it needs and says so; running one twice is safe.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -70,8 +70,22 @@ run_tests() {
   cargo fmt --check
   say "running the Rust tests, on the CPU and on Vulkan"
   cargo test --quiet
+  say "running the package's tests, in Node"
+  node --test --test-concurrency=1 tests/package/*.test.mjs
   say "running the browser tests"
   node --test --test-concurrency=1 tests/browser/*.test.mjs
+}
+
+# Needs the registry, for webpack and Next; Vite's project is one of the tests.
+bundlers() {
+  wasm
+  node tests/apps/check.mjs "$@"
+}
+
+docs() {
+  say "writing docs/api from the package's doc comments"
+  npm --prefix docs ci --ignore-scripts --no-audit --no-fund >&2
+  (cd docs && npx typedoc)
 }
 
 command=${1:-}
@@ -81,5 +95,7 @@ case "$command" in
   wasm) wasm ;;
   demo) demo "$@" ;;
   test) run_tests ;;
-  *) say 'usage: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test'; exit 2 ;;
+  bundlers) bundlers "$@" ;;
+  docs) docs ;;
+  *) say 'usage: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bundlers [vite|webpack|next ...] | docs'; exit 2 ;;
 esac

@@ -2,7 +2,7 @@
 // builds it, and prints the folder of the built site. Vite comes from this repository's packages, the others from the registry.
 
 import { execFile } from "node:child_process";
-import { cp, mkdir, rm } from "node:fs/promises";
+import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
@@ -17,6 +17,7 @@ export async function build(name) {
   await rm(app, { recursive: true, force: true });
   await mkdir(app, { recursive: true });
   await cp(`${root}tests/apps/${name}`, app, { recursive: true });
+  if (name === "vite") await quickStart(app);
   const packed = JSON.parse((await run("npm", ["pack", "--json", "--workspace", "pkg", "--pack-destination", app], { cwd: root })).stdout);
   const tarball = `./${packed[0].filename.replace("@", "").replace("/", "-")}`;
   // Next and webpack's helpers carry no install scripts that a build needs.
@@ -26,6 +27,15 @@ export async function build(name) {
   const command = { vite: [`${root}node_modules/.bin/vite`, "build", "--logLevel", "warn"], webpack: ["npx", "webpack"], next: ["npx", "next", "build"] }[name];
   await run(command[0], command.slice(1), { cwd: app, env: { ...process.env, NEXT_TELEMETRY_DISABLED: "1" } });
   return `${app}/${built[name]}`;
+}
+
+/** The package's README is the app's first part, word for word. */
+async function quickStart(app) {
+  const readme = await readFile(`${root}pkg/README.md`, "utf8");
+  const code = (language) => new RegExp("```" + language + "\\n([^]*?)```").exec(readme)?.[1] ?? "";
+  const page = await readFile(`${app}/index.html`, "utf8");
+  await writeFile(`${app}/index.html`, page.replace("<!-- the README's form -->", code("html")));
+  await writeFile(`${app}/quick.js`, code("js"));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -10,17 +10,8 @@ const part = location.hash.slice(1);
 globalThis.Guardian = Guardian;
 
 if (part === "quick") {
-  const guardian = await Guardian.create({ model: "/model/" });
-  const [area, output] = [document.querySelector("#quick textarea"), document.querySelector("#quick output")];
-  document.querySelector("#quick").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    output.textContent = "";
-    const { verdict, reply } = await guardian.protect(area.value);
-    output.dataset.label = verdict.label;
-    if (!reply) output.textContent = `sent: ${area.value}`;
-    else for await (const piece of reply) output.textContent += piece;
-    output.dataset.done = "";
-  });
+  // The code of the package's README, put here by build.mjs.
+  await import("./quick.js");
   document.body.dataset.ready = "";
 }
 
