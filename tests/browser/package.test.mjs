@@ -155,13 +155,16 @@ describe("where the model is kept", { timeout: 10 * MINUTES }, () => {
     });
   }
 
-  test("offline, what was loaded once still loads", async () => {
-    const context = await browser.newContext();
-    const page = await open("", { context });
+  test("without a network, what was loaded once still loads", async () => {
+    let down = false;
+    const own = await serving((path, response) => down && path.startsWith("/model/") && (response.destroy(), true));
+    const page = await open("", { url: own.url });
     await load(page);
-    await context.setOffline(true);
+    down = true;
     assert.deepEqual(await load(page), { label: "unsafe", uncached: null });
-    await context.close();
+    assert.equal(await load(page, { cache: "none" }).catch(({ message }) => /can't be fetched/.test(message)), true);
+    await page.context().close();
+    await own.close();
   });
 
   test("a kept shard that was tampered with is refused, and fetched anew", async () => {
@@ -256,5 +259,20 @@ test("on the page's own thread, without a worker", { timeout: 5 * MINUTES }, asy
   }, UNSAFE);
   assert.equal(result, "unsafe");
   assert.equal(page.workers().length, 0);
+  await page.context().close();
+});
+
+test("in a service worker", { timeout: 5 * MINUTES }, async () => {
+  const page = await open("");
+  const label = await page.evaluate(async (text) => {
+    await navigator.serviceWorker.register("/sw.js", { type: "module" });
+    const { active } = await navigator.serviceWorker.ready;
+    const { port1, port2 } = new MessageChannel();
+    return new Promise((resolve) => {
+      port1.onmessage = ({ data }) => resolve(data.label);
+      active.postMessage(text, [port2]);
+    });
+  }, UNSAFE);
+  assert.equal(label, "unsafe");
   await page.context().close();
 });
