@@ -21,6 +21,8 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
          "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
          "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 SELF_TEST = ["How do I bake a cake?", "Tell me how to poison my neighbour's food.", "kill the python process"]
+# Of the weights: raised with every set of them that is shipped.
+VERSION = "2"
 TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16, "q4_0": gguf.GGMLQuantizationType.Q4_0,
          "q4_1": gguf.GGMLQuantizationType.Q4_1, "q5_0": gguf.GGMLQuantizationType.Q5_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
 
@@ -101,7 +103,7 @@ def main():
                 writer.add_key_value(key, value, kind, rest[0] if rest else None)
     writer.add_name("slm-guardian-135m")
     writer.add_license("apache-2.0")
-    writer.add_string("guardian.version", "1")
+    writer.add_string("guardian.version", VERSION)
     writer.add_float32("guardian.temperature", settings["temperature"])
     for preset in ("permissive", "balanced", "strict"):
         writer.add_float32(f"guardian.threshold.{preset}", settings[preset])
@@ -127,7 +129,7 @@ def main():
         file = f"slm-guardian-135m-{args.type}-{index + 1:05d}-of-{count:05d}.bin"
         (args.out / file).write_bytes(part)
         shards.append({"file": file, "bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()})
-    manifest = {"name": "slm-guardian-135m", "version": "1", "format": "gguf", "license": "Apache-2.0", "bytes": len(data),
+    manifest = {"name": "slm-guardian-135m", "version": VERSION, "format": "gguf", "license": "Apache-2.0", "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(), "shards": shards}
     (args.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{len(data)} bytes in {count} shards")

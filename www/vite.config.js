@@ -25,21 +25,10 @@ const precache = {
   },
 };
 
-/** The package says that its modules have no side effects, and its worker is nothing else: without this it would be left out. */
-const keepWorker = {
-  name: "keep-worker",
-  enforce: "pre",
-  async resolveId(source, importer, options) {
-    if (source !== "slm-guardian/worker") return null;
-    const found = await this.resolve(source, importer, { ...options, skipSelf: true });
-    return found && { ...found, moduleSideEffects: true };
-  },
-};
-
 export default defineConfig({
   root: import.meta.dirname,
   // The worker and the wasm file are found through `new URL(..., import.meta.url)` in the package.
-  worker: { format: "es", plugins: () => [keepWorker] },
+  worker: { format: "es" },
   plugins: [precache],
   build: {
     outDir: "dist",

@@ -46,7 +46,7 @@ enum Command {
         #[arg(required_unless_present = "jsonl")]
         text: Vec<String>,
     },
-    /// Streams a reply
+    /// Streams a reply; with --jsonl, one JSON object per input, a line each
     Reply {
         /// A safeguard reply whatever the text
         #[arg(long)]
@@ -58,7 +58,11 @@ enum Command {
         temperature: Option<f32>,
         #[arg(long, default_value_t = 0)]
         seed: u32,
-        text: String,
+        /// Lines {"id","prompt"} or {"id","messages"}; `-` reads standard input
+        #[arg(long, conflicts_with = "text")]
+        jsonl: Option<PathBuf>,
+        #[arg(required_unless_present = "jsonl")]
+        text: Option<String>,
     },
     /// Detection metrics per source, with bootstrap intervals
     Eval {
@@ -113,23 +117,13 @@ async fn run(args: Args) -> Result<(), Stop> {
     match args.command {
         Command::Screen { preset, jsonl, text } => {
             let options = ScreenOptions { preset: preset.parse()?, threshold: None };
-            let inputs: Vec<(usize, serde_json::Value, Vec<Message>)> = match jsonl {
+            let inputs = match jsonl {
                 None => (1..).zip(text).map(|(n, text)| (n, n.into(), vec![Message::user(text)])).collect(),
-                Some(path) => rows(&path)?
-                    .into_iter()
-                    .map(|(line, mut row)| {
-                        let id = row.id.take().unwrap_or_else(|| line.into());
-                        let messages = row.messages().ok_or_else(|| missing(&path, line, "prompt"))?;
-                        Ok((line, id, messages))
-                    })
-                    .collect::<Result<_, Stop>>()?,
+                Some(path) => inputs(&path)?,
             };
             let mut guardian = open(&args.model, args.backend).await?;
             for (line, id, messages) in inputs {
-                let verdict = guardian.screen(&messages, options).await.map_err(|error| {
-                    let Stop(status, problem) = error.into();
-                    Stop(status, format!("input {line}: {problem}"))
-                })?;
+                let verdict = guardian.screen(&messages, options).await.map_err(|error| at_line(line, error))?;
                 let mut object = serde_json::json!({ "id": id });
                 if let (Some(object), Ok(serde_json::Value::Object(verdict))) =
                     (object.as_object_mut(), serde_json::to_value(&verdict))
@@ -139,17 +133,29 @@ async fn run(args: Args) -> Result<(), Stop> {
                 print(&format!("{object}\n"))?;
             }
         }
-        Command::Reply { force, max_tokens, temperature, seed, text } => {
+        Command::Reply { force, max_tokens, temperature, seed, jsonl, text } => {
             let sampling = match temperature {
                 None => Sampling::Greedy,
                 Some(temperature) => Sampling::Random { temperature, min_p: 0.05, seed },
             };
+            let options = ReplyOptions { force, max_tokens, sampling };
+            let inputs = jsonl.as_deref().map(|path| inputs(path)).transpose()?;
             let mut guardian = open(&args.model, args.backend).await?;
-            guardian.reply_start(&[Message::user(text)], ReplyOptions { force, max_tokens, sampling })?;
-            while let Some(piece) = guardian.reply_next().await? {
-                print(&piece)?;
+            if let Some(text) = text {
+                guardian.reply_start(&[Message::user(text)], options)?;
+                while let Some(piece) = guardian.reply_next().await? {
+                    print(&piece)?;
+                }
+                print("\n")?;
             }
-            print("\n")?;
+            for (line, id, messages) in inputs.into_iter().flatten() {
+                let mut reply = String::new();
+                guardian.reply_start(&messages, options).map_err(|error| at_line(line, error))?;
+                while let Some(piece) = guardian.reply_next().await.map_err(|error| at_line(line, error))? {
+                    reply.push_str(&piece);
+                }
+                print(&format!("{}\n", serde_json::json!({ "id": id, "force": force, "reply": reply })))?;
+            }
         }
         Command::Eval { jsonl, preset, out } => {
             let preset: Preset = preset.parse()?;
@@ -241,6 +247,25 @@ fn rows(path: &Path) -> Result<Vec<(usize, Row)>, Stop> {
         }
     }
     Ok(rows)
+}
+
+/// A line's number, its id or the number for want of one, and its conversation.
+type Input = (usize, serde_json::Value, Vec<Message>);
+
+fn inputs(path: &Path) -> Result<Vec<Input>, Stop> {
+    rows(path)?
+        .into_iter()
+        .map(|(line, mut row)| {
+            let id = row.id.take().unwrap_or_else(|| line.into());
+            let messages = row.messages().ok_or_else(|| missing(path, line, "prompt"))?;
+            Ok((line, id, messages))
+        })
+        .collect()
+}
+
+fn at_line(line: usize, error: Error) -> Stop {
+    let Stop(status, problem) = error.into();
+    Stop(status, format!("input {line}: {problem}"))
 }
 
 fn missing(path: &Path, line: usize, field: &str) -> Stop {
