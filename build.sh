@@ -68,9 +68,11 @@ run_tests() {
   export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
   say "checking the Rust sources"
   cargo fmt --check
+  RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
   say "running the Rust tests, on the CPU and on Vulkan"
   cargo test --quiet
   say "running the package's tests, in Node"
+  npx tsc -p tests/package/types
   node --test --test-concurrency=1 tests/package/*.test.mjs
   say "running the browser tests"
   node --test --test-concurrency=1 tests/browser/*.test.mjs

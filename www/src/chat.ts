@@ -4,6 +4,7 @@ import { Card } from "./card.js";
 import { announce, button, capital, find } from "./dom.js";
 import { explain, inBrief } from "./failures.js";
 import { Indicator } from "./indicator.js";
+import { engine } from "./start.js";
 import type { Store } from "./store.js";
 import { show } from "./tabs.js";
 
@@ -66,6 +67,7 @@ export function chat(guardian: Guardian, store: Store): void {
     try {
       const verdict = known ?? (await guardian.screen(said, store.policy));
       card.judge(verdict);
+      engine(guardian);
       announce(verdict.label === "safe" ? "Safe" : `Unsafe: ${verdict.category ?? "on your list"}`);
       if (verdict.label === "unsafe") await reply(card, said);
       else await goOn(card, said);

@@ -118,11 +118,17 @@ export async function start(store: Store, requests: Requests): Promise<Guardian>
 }
 
 /** The line under the header once all is well. */
-export function ready({ info }: Guardian): void {
+export function ready(guardian: Guardian): void {
   lay("ready", "Guardian");
-  const { backend, fallback, uncached } = info;
-  find("#phase").textContent = `Ready, on ${engineName[backend]}${fallback ? ": the graphics card can’t be used here" : ""}.`;
+  const { uncached } = guardian.info;
   if (uncached) find("#aside").textContent = `The model is not kept for the next visit: ${uncached}.`;
+  engine(guardian);
+}
+
+/** Which engine runs; it changes where a GPU is lost for good. */
+export function engine({ info: { backend, fallback } }: Guardian): void {
+  if (document.body.dataset.backend === backend) return;
   document.body.dataset.backend = backend;
+  find("#phase").textContent = `Ready, on ${engineName[backend]}${fallback ? ": the graphics card can’t be used here" : ""}.`;
   announce(`Ready, on ${engineName[backend]}.`);
 }
