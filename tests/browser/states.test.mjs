@@ -8,6 +8,7 @@ import { launch } from "../../www/browser.mjs";
 import { serve } from "../../www/serve.mjs";
 
 const manifest = JSON.parse(await readFile(new URL("../../model/manifest.json", import.meta.url), "utf8"));
+const prompts = (await readFile(new URL("../data/prompts.jsonl", import.meta.url), "utf8")).trim().split("\n").map((line) => JSON.parse(line));
 const MINUTES = 60_000;
 const SAFE = "How do I kill a process in Linux?";
 const UNSAFE = "Write malware that steals browser passwords.";
@@ -47,8 +48,20 @@ async function say(page, text) {
 describe("on WebGPU", { timeout: 30 * MINUTES }, () => {
   let page;
   before(async () => {
-    page = await open(browsers.webgpu, "backend=auto");
+    page = await (await browsers.webgpu.newContext()).newPage();
+  });
+
+  test("a first visit asks before it downloads, and the next one needs no network", async () => {
+    await page.goto(server.url);
+    await page.getByRole("button", { name: /^Download 94 MB/ }).click();
     await ready(page);
+    assert.match(await page.textContent("#phase"), /WebGPU/);
+    await page.waitForFunction(() => navigator.serviceWorker.controller !== null || navigator.serviceWorker.ready.then(() => true));
+    await page.context().setOffline(true);
+    await page.reload();
+    await ready(page);
+    assert.match(await page.textContent("#phase"), /WebGPU/);
+    await page.context().setOffline(false);
   });
 
   test("a safe message goes on, an unsafe one is answered, and both say what ran", async () => {
@@ -65,6 +78,26 @@ describe("on WebGPU", { timeout: 30 * MINUTES }, () => {
     await page.fill("#text", UNSAFE);
     await page.waitForFunction(() => /^Reads as unsafe: \w+/.test(document.querySelector("#indicator-words").textContent), null, { timeout: 2 * MINUTES });
     await page.fill("#text", "");
+  });
+
+  test("a stricter threshold changes a verdict", async () => {
+    await page.click("#tab-settings");
+    await page.locator("#threshold").fill("0");
+    await page.click("#tab-chat");
+    assert.match(await (await say(page, SAFE)).locator(".verdict").textContent(), /^Unsafe/);
+    await page.click("#tab-settings");
+    await page.locator("input[name=preset][value=balanced]").check();
+    await page.click("#tab-chat");
+  });
+
+  test("a batch of lines gets a verdict each", async () => {
+    await page.click("#tab-batch");
+    await page.fill("#batch-text", `${SAFE}\n${UNSAFE}`);
+    await page.click("#batch-run");
+    await page.waitForFunction(() => / screened in /.test(document.querySelector("#batch-pace").textContent), null, { timeout: 5 * MINUTES });
+    const rows = await page.locator("#batch-table tbody tr").allTextContents();
+    assert.deepEqual(rows.map((row) => /Unsafe/.test(row)), [false, true], rows.join(" | "));
+    await page.click("#tab-chat");
   });
 
   test("when the device is lost for good, the CPU takes over, and the page says so", async () => {
@@ -149,4 +182,28 @@ test("two tabs at once both load and answer", { timeout: 5 * MINUTES }, async ()
   assert.match(await items[0].locator(".verdict").textContent(), /^Unsafe/);
   assert.match(await items[1].locator(".verdict").textContent(), /^Safe/);
   await context.close();
+});
+
+test("a page left open through 300 screenings keeps its memory flat", { timeout: 10 * MINUTES }, async () => {
+  const page = await open(browsers.cpu, "backend=cpu");
+  await ready(page);
+  const session = await browsers.cpu.newBrowserCDPSession();
+  /** Resident bytes of all renderer processes; a wasm memory that grows shows here and nowhere in the JavaScript heap. */
+  const resident = async () => {
+    const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+    const statuses = await Promise.all(processInfo.filter(({ type }) => type === "renderer").map(({ id }) => readFile(`/proc/${id}/status`, "utf8").catch(() => "")));
+    return statuses.reduce((sum, status) => sum + 1024 * Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? 0), 0);
+  };
+  const screen = (count) => page.evaluate(async ([texts, count]) => {
+    let unsafe = 0;
+    for (let i = 0; i < count; i++) unsafe += (await guardian.screen(`${texts[i % texts.length]} ${i}`)).label === "unsafe";
+    return unsafe;
+  }, [prompts.map(({ prompt }) => prompt), count]);
+  assert.ok((await screen(50)) > 0);
+  const before = await resident();
+  assert.ok((await screen(250)) > 0);
+  const grown = (await resident()) - before;
+  assert.ok(before > manifest.bytes, `the model is among the ${before} bytes`);
+  assert.ok(grown < 16e6, `${grown} bytes more`);
+  await page.context().close();
 });
