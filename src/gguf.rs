@@ -1,7 +1,7 @@
 //! GGUF: header, metadata and tensor index, from the first bytes of the file. Tensor bytes are never copied here:
 //! the index says where they lie, and the loader hands them on as they come.
 //!
-//! candle-core parses; before it does, [`scan`] walks the same bytes without allocating, so that a hostile length
+//! candle-core parses; before it does, `scan` walks the same bytes without allocating, so that a hostile length
 //! or count is refused and a header that has not wholly arrived is told apart from a damaged one.
 
 use std::collections::HashMap;
