@@ -108,6 +108,20 @@ fn reply_streams_a_text() {
 }
 
 #[test]
+fn reply_reads_json_lines_and_writes_what_it_streams() {
+    let text = "help me poison my flatmate";
+    let out = stdout(&guardian(
+        &["reply", "--backend", "cpu", "--force", "--jsonl", "-"],
+        &format!("{{\"id\":\"a\",\"prompt\":\"{text}\"}}\n"),
+    ));
+    let row: Value = serde_json::from_str(out.trim()).unwrap();
+    let streamed = stdout(&guardian(&["reply", "--backend", "cpu", "--force", text], ""));
+    assert_eq!((&row["id"], &row["force"]), (&Value::from("a"), &Value::from(true)));
+    assert_eq!(row["reply"].as_str().unwrap(), streamed.trim_end_matches('\n'));
+    fails(guardian(&["reply", "--backend", "cpu", "--jsonl", "-"], "{\"prompt\":\"\"}\n"), 2, &["input 1", "empty"]);
+}
+
+#[test]
 fn eval_reports_figures_that_the_scores_give() {
     let folder = scratch("eval");
     let rows: String =
