@@ -1,7 +1,13 @@
 // What the browser tests share: waiting for the demo, and saying something to it.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 
+const read = (path) => readFile(new URL(path, import.meta.url), "utf8");
+
+/** The project's own prompts, harmful ones first, each with its label. */
+export const prompts = (await read("../data/prompts.jsonl")).trim().split("\n").map((line) => JSON.parse(line));
+export const manifest = JSON.parse(await read("../../model/manifest.json"));
 export const MINUTES = 60_000;
 
 /** Waits until the demo's guardian answers, or has said why not. */

@@ -1,15 +1,10 @@
 // The built page in a real Chromium, with WebGPU (SwiftShader) and with WebGPU switched off.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { launch } from "../../www/browser.mjs";
 import { csp, serve } from "../../www/serve.mjs";
-
-const read = (path) => readFile(new URL(path, import.meta.url), "utf8");
-const prompts = (await read("../data/prompts.jsonl")).trim().split("\n").map((line) => JSON.parse(line));
-const manifest = JSON.parse(await read("../../model/manifest.json"));
-const MINUTES = 60_000;
+import { manifest, MINUTES, prompts, settled } from "./common.mjs";
 
 let server;
 const browsers = {};
@@ -27,7 +22,7 @@ after(async () => {
 async function open(browser, query, url = server.url) {
   const page = await browser.newPage();
   await page.goto(`${url}?${query}`);
-  await page.waitForSelector("body[data-state=ready], body[data-state=failed]", { timeout: 10 * MINUTES });
+  await settled(page);
   return page;
 }
 

@@ -8,13 +8,11 @@ import { extname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { launch } from "../../www/browser.mjs";
 import { serve } from "../../www/serve.mjs";
+import { manifest, MINUTES, prompts } from "./common.mjs";
 import { build } from "../apps/build.mjs";
 
-const prompts = (await readFile(new URL("../data/prompts.jsonl", import.meta.url), "utf8")).trim().split("\n").map((line) => JSON.parse(line));
 const UNSAFE = prompts[0].prompt;
 const SAFE = prompts[16].prompt;
-const manifest = JSON.parse(await readFile(new URL("../../model/manifest.json", import.meta.url), "utf8"));
-const MINUTES = 60_000;
 const types = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
 
 let browser;
