@@ -6,6 +6,9 @@ use std::ops::Range;
 use crate::config::Config;
 use crate::error::{Error, Result};
 
+/// Tokens that go through the layers together; bounds the activations' memory.
+pub const PASS: usize = 256;
+
 /// Which engine computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -22,6 +25,13 @@ pub struct Probe {
     pub at: usize,
     /// Vocabulary rows to read.
     pub ids: Vec<u32>,
+}
+
+/// Tokens that follow what is cached, and what is wanted of them: a part of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    pub tokens: Vec<u32>,
+    pub probes: Vec<Probe>,
 }
 
 /// How the next token is chosen.
@@ -150,6 +160,37 @@ impl Engine {
             #[cfg(not(target_arch = "wasm32"))]
             Engine::Reference(model) => model.probe(tokens, probes),
         }
+    }
+
+    /// Runs every sequence as if it alone followed the cached tokens, many in one pass, and returns for each the logits
+    /// of its probes. The cache is left as it was.
+    pub async fn probe_many(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<Vec<f32>>>> {
+        for sequence in sequences {
+            self.check(&sequence.tokens)?;
+        }
+        let start = self.position();
+        let mut logits = Vec::with_capacity(sequences.len());
+        let mut rest = sequences;
+        while !rest.is_empty() {
+            // As many as one pass takes; one that is longer goes by itself.
+            let mut tokens = 0;
+            let fit = rest.iter().take_while(|sequence| {
+                tokens += sequence.tokens.len();
+                tokens <= PASS
+            });
+            let (pass, others) = rest.split_at(fit.count().max(1));
+            rest = others;
+            match (&mut *self, pass) {
+                (Engine::Cpu(model), pass) if pass.len() > 1 => logits.extend(model.probe_many(pass)?),
+                (_, pass) => {
+                    for sequence in pass {
+                        logits.push(self.probe(&sequence.tokens, &sequence.probes).await?);
+                        self.rewind(start)?;
+                    }
+                }
+            }
+        }
+        Ok(logits)
     }
 
     /// Appends `tokens` and returns the token that `sampling` picks after the last of them (not yet appended), none of

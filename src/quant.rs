@@ -39,7 +39,7 @@ impl Format {
     }
 
     /// Elements per block: 1 for the float formats.
-    pub fn block_len(self) -> usize {
+    pub const fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 => 1,
             _ => BLOCK,
@@ -47,7 +47,7 @@ impl Format {
     }
 
     /// Bytes per block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         match self {
             Format::F32 => 4,
             Format::F16 => 2,

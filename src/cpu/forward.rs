@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::kernels::{Matrix, add, attend, dot, each_chunk, matmul, rms_norm, rope, rope_angles, swiglu};
+use super::kernels::{Attention, add, dot, rms_norm, rope, rope_angles, swiglu};
+use super::matmul::{Activations, matmul};
+use super::matrix::Matrix;
+use super::threads::each_chunk;
 use crate::config::Config;
-use crate::engine::{Probe, Sampling};
+use crate::engine::{PASS, Probe, Sampling, Sequence};
 use crate::error::Result;
-
-/// Tokens that go through the layers together; bounds the activations' memory.
-const CHUNK: usize = 256;
 
 pub struct Layer {
     pub attn_norm: Vec<f32>,
@@ -72,28 +72,57 @@ impl Model {
 
     /// Appends `tokens`; for each probe, the logits of its rows.
     pub fn probe(&mut self, tokens: &[u32], probes: &[Probe]) -> Result<Vec<Vec<f32>>> {
-        let hidden = self.config.hidden;
         let mut logits = vec![Vec::new(); probes.len()];
-        for (index, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let states = self.forward(chunk);
-            for (probe, logits) in probes.iter().zip(&mut logits) {
-                if let Some(at) = probe.at.checked_sub(index * CHUNK).filter(|&at| at < chunk.len()) {
-                    *logits = self.head_rows(&states[at * hidden..(at + 1) * hidden], &probe.ids);
-                }
+        for (index, chunk) in tokens.chunks(PASS).enumerate() {
+            let within = |probe: &Probe| probe.at.checked_sub(index * PASS).filter(|&at| at < chunk.len());
+            let wanted: Vec<usize> = probes.iter().filter_map(within).collect();
+            let states = self.forward(chunk, &[chunk.len()], &wanted);
+            let found = probes.iter().zip(&mut logits).filter(|(probe, _)| within(probe).is_some());
+            for ((probe, logits), state) in found.zip(states.chunks_exact(self.config.hidden)) {
+                *logits = self.head_rows(state, &probe.ids);
             }
         }
+        Ok(logits)
+    }
+
+    /// Runs `sequences` in one pass, each as if it alone followed the cached tokens, and leaves the cache as it was.
+    pub fn probe_many(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let position = self.position;
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let tokens: Vec<u32> = sequences.iter().flat_map(|sequence| &sequence.tokens).copied().collect();
+        let starts = lengths.iter().scan(0, |end, &length| Some(std::mem::replace(end, *end + length)));
+        let wanted: Vec<usize> = sequences
+            .iter()
+            .zip(starts)
+            .flat_map(|(sequence, start)| sequence.probes.iter().map(move |probe| start + probe.at))
+            .collect();
+        let states = self.forward(&tokens, &lengths, &wanted);
+        let mut states = states.chunks_exact(self.config.hidden);
+        let logits = sequences
+            .iter()
+            .map(|sequence| {
+                sequence
+                    .probes
+                    .iter()
+                    .zip(&mut states)
+                    .map(|(probe, state)| self.head_rows(state, &probe.ids))
+                    .collect()
+            })
+            .collect();
+        self.rewind(position);
         Ok(logits)
     }
 
     /// Appends `tokens` and picks the one after them, none of `skip`.
     pub fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         let mut last = Vec::new();
-        for chunk in tokens.chunks(CHUNK) {
-            let states = self.forward(chunk);
-            last = states[(chunk.len() - 1) * self.config.hidden..].to_vec();
+        let chunks = tokens.len().div_ceil(PASS);
+        for (index, chunk) in tokens.chunks(PASS).enumerate() {
+            let wanted = [chunk.len() - 1];
+            last = self.forward(chunk, &[chunk.len()], if index + 1 == chunks { &wanted } else { &[] });
         }
         let mut logits = vec![0f32; self.config.vocab];
-        matmul(self.head(), &self.normed(&last), &mut logits);
+        matmul(self.head(), &Activations::new(self.normed(&last), self.config.hidden), &mut logits);
         sampling.pick(&mut logits, (self.position - 1) as u32, skip)
     }
 
@@ -119,60 +148,86 @@ impl Model {
             .collect()
     }
 
-    /// Runs one chunk through all layers, appending to the cache: the residual states `[tokens, hidden]`.
-    fn forward(&mut self, tokens: &[u32]) -> Vec<f32> {
+    /// Runs one chunk through all layers, appending to the cache. It holds sequences of `lengths` tokens one after the
+    /// other; each sees the tokens cached before and its own, and continues the positions of the former. Returns the
+    /// residual states `[wanted, hidden]` of the tokens at the ascending indices `wanted`.
+    fn forward(&mut self, tokens: &[u32], lengths: &[usize], wanted: &[usize]) -> Vec<f32> {
         let Config { hidden, ffn, head_dim, heads, kv_heads, norm_eps, rope_base, .. } = self.config;
-        let (count, kv_dim, start) = (tokens.len(), self.config.kv_dim(), self.position);
+        let (count, kv_dim, shared) = (tokens.len(), self.config.kv_dim(), self.position);
+        debug_assert_eq!(lengths.iter().sum::<usize>(), count);
 
         let mut x = vec![0f32; count * hidden];
         for (&id, x) in tokens.iter().zip(x.chunks_exact_mut(hidden)) {
             self.embedding.decode_row(id as usize, x);
         }
+        // Of each token: the index at which its sequence starts.
+        let starts: Vec<usize> = lengths
+            .iter()
+            .scan(0, |end, &length| Some((std::mem::replace(end, *end + length), length)))
+            .flat_map(|(start, length)| std::iter::repeat_n(start, length))
+            .collect();
         let angles: Vec<_> =
-            (start..start + count).map(|position| rope_angles(head_dim, position, rope_base)).collect();
-        let mut normed = vec![0f32; count * hidden];
-        let mut attended = vec![0f32; count * hidden];
-        let (mut q, mut y) = (vec![0f32; count * hidden], vec![0f32; count * hidden]);
+            starts.iter().enumerate().map(|(t, start)| rope_angles(head_dim, shared + t - start, rope_base)).collect();
+        let mut input = Activations::default();
         let (mut k, mut v) = (vec![0f32; count * kv_dim], vec![0f32; count * kv_dim]);
-        let (mut gate, mut up) = (vec![0f32; count * ffn], vec![0f32; count * ffn]);
+        // What attention and the feed-forward run for: in the last layer only for what is wanted.
+        let mut active: Vec<usize> = (0..count).collect();
 
-        for (layer, cache) in self.layers.iter().zip(&mut self.cache) {
-            // Attention: normed [count, hidden] -> q [count, hidden], k and v [count, kv_dim].
-            rms_norm(&x, &layer.attn_norm, norm_eps, &mut normed);
-            matmul(&layer.q, &normed, &mut q);
-            matmul(&layer.k, &normed, &mut k);
-            matmul(&layer.v, &normed, &mut v);
-            for (t, angles) in angles.iter().enumerate() {
-                rope(&mut q[t * hidden..(t + 1) * hidden], angles);
-                rope(&mut k[t * kv_dim..(t + 1) * kv_dim], angles);
+        for (index, (layer, cache)) in self.layers.iter().zip(&mut self.cache).enumerate() {
+            // Attention: normed [count, hidden] -> q [active, hidden], k and v [count, kv_dim].
+            input.floats.resize(count * hidden, 0.0);
+            rms_norm(&x, &layer.attn_norm, norm_eps, &mut input.floats);
+            input.quantise(hidden);
+            matmul(&layer.k, &input, &mut k);
+            matmul(&layer.v, &input, &mut v);
+            for (k, angles) in k.chunks_exact_mut(kv_dim).zip(&angles) {
+                rope(k, angles);
             }
             cache.keys.extend_from_slice(&k);
             cache.values.extend_from_slice(&v);
-            each_chunk(&mut attended, head_dim, |index, out| {
-                let (t, head) = (index / heads, index % heads);
+            if index + 1 == self.layers.len() && wanted != active {
+                active = wanted.to_vec();
+                input.floats = rows(&input.floats, hidden, wanted);
+                input.quantise(hidden);
+                x = rows(&x, hidden, wanted);
+                if wanted.is_empty() {
+                    break;
+                }
+            }
+            let mut q = vec![0f32; active.len() * hidden];
+            matmul(&layer.q, &input, &mut q);
+            for (q, &t) in q.chunks_exact_mut(hidden).zip(&active) {
+                rope(q, &angles[t]);
+            }
+            let attention = Attention { keys: &cache.keys, values: &cache.values, kv_dim };
+            each_chunk(&mut input.floats, head_dim, Vec::new, |scores, index, out| {
+                let (row, head) = (index / heads, index % heads);
+                let t = active[row];
                 let kv_offset = head / (heads / kv_heads) * head_dim;
-                attend(
-                    &q[index * head_dim..][..head_dim],
-                    &cache.keys,
-                    &cache.values,
-                    kv_dim,
-                    kv_offset,
-                    start + t + 1,
-                    out,
-                );
+                let visible = [0..shared, shared + starts[t]..shared + t + 1];
+                attention.attend(&q[index * head_dim..][..head_dim], kv_offset, &visible, scores, out);
             });
-            matmul(&layer.o, &attended, &mut y);
+            input.quantise(hidden);
+            let mut y = q;
+            matmul(&layer.o, &input, &mut y);
             add(&mut x, &y);
 
-            // Feed-forward: gate and up [count, ffn], down back to [count, hidden].
-            rms_norm(&x, &layer.ffn_norm, norm_eps, &mut normed);
-            matmul(&layer.gate, &normed, &mut gate);
-            matmul(&layer.up, &normed, &mut up);
+            // Feed-forward: gate and up [active, ffn], down back to [active, hidden].
+            rms_norm(&x, &layer.ffn_norm, norm_eps, &mut input.floats);
+            input.quantise(hidden);
+            let (mut gate, mut up) = (vec![0f32; active.len() * ffn], vec![0f32; active.len() * ffn]);
+            matmul(&layer.gate, &input, &mut gate);
+            matmul(&layer.up, &input, &mut up);
             swiglu(&mut gate, &up);
-            matmul(&layer.down, &gate, &mut y);
+            matmul(&layer.down, &Activations::new(gate, ffn), &mut y);
             add(&mut x, &y);
         }
         self.position += count;
         x
     }
+}
+
+/// The rows of `x` (`[.., width]`) at `indices`.
+fn rows(x: &[f32], width: usize, indices: &[usize]) -> Vec<f32> {
+    indices.iter().flat_map(|&row| &x[row * width..(row + 1) * width]).copied().collect()
 }

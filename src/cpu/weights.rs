@@ -1,17 +1,25 @@
-//! Weights on the CPU: each tensor's GGUF bytes, collected as they arrive.
+//! Weights on the CPU: each tensor's bytes, collected as they arrive, and rearranged once all are there.
 
 use super::forward::{Layer, Model};
-use super::kernels::Matrix;
+use super::matrix::Matrix;
 use crate::config::{Config, LAYER_TENSORS};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorEntry};
 use crate::quant::Format;
 
 /// Collects tensor bytes; the file is held once, never twice.
 pub struct WeightLoader {
     config: Config,
-    names: Vec<String>,
-    tensors: Vec<Matrix>,
+    tensors: Vec<Tensor>,
+}
+
+/// A tensor on its way.
+struct Tensor {
+    entry: TensorEntry,
+    /// What has arrived of its bytes.
+    bytes: Vec<u8>,
+    /// All of it.
+    matrix: Option<Matrix>,
 }
 
 impl WeightLoader {
@@ -19,38 +27,37 @@ impl WeightLoader {
         let mut tensors = Vec::with_capacity(gguf.tensors.len());
         for entry in &gguf.tensors {
             let mut bytes = Vec::new();
-            bytes.try_reserve_exact(entry.bytes as usize).map_err(|_| {
+            bytes.try_reserve_exact(Matrix::bytes(entry.format, entry.rows, entry.bytes as usize)).map_err(|_| {
                 Error::unsupported(format!("tensor {:?}", entry.name), format!("no memory for {} bytes", entry.bytes))
             })?;
-            tensors.push(Matrix { format: entry.format, rows: entry.rows, cols: entry.cols, bytes });
+            tensors.push(Tensor { entry: entry.clone(), bytes, matrix: None });
         }
-        let names = gguf.tensors.iter().map(|entry| entry.name.clone()).collect();
-        Ok(WeightLoader { config: config.clone(), names, tensors })
+        Ok(WeightLoader { config: config.clone(), tensors })
     }
 
     /// Appends `bytes` to tensor `tensor` (index into [`Gguf::tensors`]); `offset` says where in it they begin.
     pub fn write(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let matrix = &mut self.tensors[tensor];
-        if matrix.bytes.len() as u64 != offset || matrix.bytes.len() + bytes.len() > matrix.bytes.capacity() {
-            return Err(Error::internal(format!("bytes of tensor {:?} out of order", self.names[tensor])));
+        let Tensor { entry, bytes: all, matrix } = &mut self.tensors[tensor];
+        if all.len() as u64 != offset || (all.len() + bytes.len()) as u64 > entry.bytes {
+            return Err(Error::internal(format!("bytes of tensor {:?} out of order", entry.name)));
         }
-        matrix.bytes.extend_from_slice(bytes);
+        all.extend_from_slice(bytes);
+        if all.len() as u64 == entry.bytes {
+            *matrix = Some(Matrix::new(entry.format, entry.rows, entry.cols, std::mem::take(all)));
+        }
         Ok(())
     }
 
     /// The model, once every tensor is complete.
     pub fn finish(self) -> Result<Model> {
-        let Self { config, names, tensors } = self;
+        let Self { config, tensors } = self;
         let mut by_name = std::collections::HashMap::new();
-        for (name, matrix) in names.into_iter().zip(tensors) {
-            let want = matrix.rows * matrix.format.row_bytes(matrix.cols).unwrap_or(0);
-            if matrix.bytes.len() != want {
-                return Err(Error::format(
-                    format!("tensor {name:?}"),
-                    format!("the file ends after {} of its {want} bytes", matrix.bytes.len()),
-                ));
-            }
-            by_name.insert(name, matrix);
+        for Tensor { entry, bytes, matrix } in tensors {
+            let matrix = matrix.ok_or_else(|| {
+                let problem = format!("the file ends after {} of its {} bytes", bytes.len(), entry.bytes);
+                Error::format(format!("tensor {:?}", entry.name), problem)
+            })?;
+            by_name.insert(entry.name, matrix);
         }
         let mut take =
             |name: &str| by_name.remove(name).ok_or_else(|| Error::format(format!("tensor {name:?}"), "is missing"));
