@@ -44,7 +44,7 @@ pub fn rope(x: &mut [f32], angles: &[(f32, f32)]) {
     }
 }
 
-/// Attention of one query head over the cached positions `visible`, an exact softmax. `q` is `[head_dim]`; keys and
+/// Attention of one query head over the cached positions `visible`, two runs of them, an exact softmax. `q` is `[head_dim]`; keys and
 /// values are `[positions, kv_dim]`, the head's part starting at `kv_offset`. `scores` is scratch.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
@@ -58,7 +58,7 @@ impl Attention<'_> {
         &self,
         q: &[f32],
         kv_offset: usize,
-        visible: &[Range<usize>],
+        visible: &[Range<usize>; 2],
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
@@ -79,7 +79,7 @@ impl Attention<'_> {
         &self,
         q: &[f32],
         kv_offset: usize,
-        visible: &[Range<usize>],
+        visible: &[Range<usize>; 2],
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
@@ -94,27 +94,24 @@ impl Attention<'_> {
         &self,
         q: &[f32],
         kv_offset: usize,
-        visible: &[Range<usize>],
+        visible: &[Range<usize>; 2],
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
         let scale = 1.0 / (q.len() as f32).sqrt();
-        let row =
-            |of: &'_ [f32], position: usize| -> *const [f32] { &of[position * self.kv_dim + kv_offset..][..q.len()] };
+        // The i-th visible position. Sums go by four of these, so that a result does not depend on where they lie.
+        let shared = visible[0].len();
+        let place = |i: usize| if i < shared { visible[0].start + i } else { visible[1].start + i - shared };
+        let row = |i: usize| place(i) * self.kv_dim + kv_offset..place(i) * self.kv_dim + kv_offset + q.len();
+        let count = shared + visible[1].len();
         scores.clear();
-        for range in visible {
-            let mut position = range.start;
-            while position + 4 <= range.end {
-                // SAFETY: the rows live as long as `self.keys`.
-                let keys: [&[f32]; 4] = std::array::from_fn(|i| unsafe { &*row(self.keys, position + i) });
-                let sums = unsafe { dot_tile::<L, 4, 1>(keys, [q]) };
-                scores.extend(sums.into_iter().map(|[sum]| sum * scale));
-                position += 4;
-            }
-            for position in position..range.end {
-                let [[sum]] = unsafe { dot_tile::<L, 1, 1>([&*row(self.keys, position)], [q]) };
-                scores.push(sum * scale);
-            }
+        for i in (0..count / 4 * 4).step_by(4) {
+            let keys = [&self.keys[row(i)], &self.keys[row(i + 1)], &self.keys[row(i + 2)], &self.keys[row(i + 3)]];
+            let sums = unsafe { dot_tile::<L, 4, 1>(keys, [q]) };
+            scores.extend([sums[0][0] * scale, sums[1][0] * scale, sums[2][0] * scale, sums[3][0] * scale]);
+        }
+        for i in count / 4 * 4..count {
+            scores.push(unsafe { dot_tile::<L, 1, 1>([&self.keys[row(i)]], [q]) }[0][0] * scale);
         }
         let max = scores.iter().fold(f32::NEG_INFINITY, |max, &score| if score > max { score } else { max });
         for score in scores.iter_mut() {
@@ -122,25 +119,18 @@ impl Attention<'_> {
         }
         let sum: f32 = scores.iter().sum();
         out.fill(0.0);
-        let mut weights = scores.as_slice();
-        for range in visible {
-            let (own, others) = weights.split_at(range.len());
-            weights = others;
-            let (quads, single) = own.as_chunks::<4>();
-            let mut position = range.start;
-            for weight in quads {
-                let v: [&[f32]; 4] = std::array::from_fn(|i| unsafe { &*row(self.values, position + i) });
-                for d in 0..out.len() {
-                    out[d] += weight[0] * v[0][d] + weight[1] * v[1][d] + weight[2] * v[2][d] + weight[3] * v[3][d];
-                }
-                position += 4;
+        let (quads, single) = scores.as_chunks::<4>();
+        for (quad, weight) in quads.iter().enumerate() {
+            let i = 4 * quad;
+            let (a, b) = (&self.values[row(i)], &self.values[row(i + 1)]);
+            let (c, d) = (&self.values[row(i + 2)], &self.values[row(i + 3)]);
+            for (((out, a), b), (c, d)) in out.iter_mut().zip(a).zip(b).zip(c.iter().zip(d)) {
+                *out += weight[0] * a + weight[1] * b + weight[2] * c + weight[3] * d;
             }
-            for weight in single {
-                let v = unsafe { &*row(self.values, position) };
-                for (out, v) in out.iter_mut().zip(v) {
-                    *out += weight * v;
-                }
-                position += 1;
+        }
+        for (i, weight) in (count - single.len()..count).zip(single) {
+            for (out, v) in out.iter_mut().zip(&self.values[row(i)]) {
+                *out += weight * v;
             }
         }
         for out in out {
