@@ -176,7 +176,7 @@ impl Engine {
             let mut tokens = 0;
             let fit = rest.iter().take_while(|sequence| {
                 tokens += sequence.tokens.len();
-                tokens <= PASS
+                tokens <= PASS.min(self.config().context - start)
             });
             let (pass, others) = rest.split_at(fit.count().max(1));
             rest = others;

@@ -127,13 +127,30 @@ struct JsReplyOptions {
     seed: Option<u32>,
 }
 
+fn screen_options(options: JsValue) -> Result<ScreenOptions, JsValue> {
+    let JsScreenOptions { preset, threshold } = from_js(options, "screen options")?;
+    let preset = preset.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+    Ok(ScreenOptions { preset, threshold })
+}
+
 #[wasm_bindgen(js_class = WasmGuardian)]
 impl WasmGuardian {
     pub async fn screen(&mut self, messages: JsValue, options: JsValue) -> Result<JsValue, JsValue> {
         let messages: Vec<Message> = from_js(messages, "messages")?;
-        let JsScreenOptions { preset, threshold } = from_js(options, "screen options")?;
-        let preset = preset.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-        to_js(&self.inner.screen(&messages, ScreenOptions { preset, threshold }).await?)
+        to_js(&self.inner.screen(&messages, screen_options(options)?).await?)
+    }
+
+    /// Screens many at once: for each of the conversations a verdict, or the error of that one.
+    #[wasm_bindgen(js_name = screenBatch)]
+    pub async fn screen_batch(&mut self, conversations: JsValue, options: JsValue) -> Result<js_sys::Array, JsValue> {
+        let conversations: Vec<Vec<Message>> = from_js(conversations, "conversations")?;
+        let options = screen_options(options)?;
+        let inputs: Vec<_> = conversations.iter().map(|messages| (messages.as_slice(), options)).collect();
+        let verdicts = self.inner.screen_batch(&inputs).await?;
+        verdicts
+            .into_iter()
+            .map(|verdict| verdict.map_or_else(|error| Ok(error.into()), |verdict| to_js(&verdict)))
+            .collect()
     }
 
     /// Opens a reply.

@@ -157,7 +157,7 @@ export class Guardian {
   }
 
   /**
-   * Screens many; the verdicts come in the order of the inputs. One that can't be screened rejects the call, and the error names it;
+   * Screens many, several in each pass of the model; the verdicts come in the order of the inputs. One that can't be screened rejects the call, and the error names it;
    * to go on in spite of it, screen one by one.
    *
    * @example
@@ -167,30 +167,45 @@ export class Guardian {
    */
   async screenBatch(inputs: readonly Input[], options: BatchOptions = {}): Promise<Verdict[]> {
     if (!Array.isArray(inputs)) throw new GuardianError("argument", "screenBatch: a list of inputs is wanted");
-    const { onVerdict, signal, ...policy } = options;
-    const stop = new AbortController();
-    const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    const { onVerdict, signal, ...own } = options;
+    const policy = merged(this.#policy, own);
+    const { preset, threshold } = policy;
     const verdicts: Verdict[] = [];
-    const ahead: Promise<Verdict>[] = [];
-    try {
-      for (let next = 0; verdicts.length < inputs.length; ) {
-        // One waits while one runs, so that the engine never idles.
-        while (ahead.length < 2 && next < inputs.length) {
-          const screening = this.screen(inputs[next++] as Input, { ...policy, signal: either });
-          screening.catch(() => {});
-          ahead.push(screening);
+    // As many at a time as take some half a second: all of a call's inputs share the model's passes, and its answer comes at once.
+    let size = 2;
+    while (verdicts.length < inputs.length) {
+      const named = (error: unknown, index: number) =>
+        error instanceof GuardianError ? new GuardianError(error.code, `inputs[${index}]: ${error.message}`) : error;
+      const first = verdicts.length;
+      const turns = inputs.slice(first, first + size).map((input, index) => {
+        try {
+          return messages(input);
+        } catch (error) {
+          throw named(error, first + index);
         }
-        const index = verdicts.length;
-        const verdict = await (ahead.shift() as Promise<Verdict>).catch((error: unknown) => {
-          throw error instanceof GuardianError ? new GuardianError(error.code, `inputs[${index}]: ${error.message}`) : error;
-        });
-        verdicts.push(verdict);
-        onVerdict?.(verdict, index);
+      });
+      const started = performance.now();
+      let results: (RawVerdict | { code: ErrorCode; message: string })[];
+      try {
+        results = (await this.#call({ kind: "batch", conversations: turns, preset, threshold }, signal)) as typeof results;
+      } catch (error) {
+        // One that is no conversation fails them all; which one, shows by itself.
+        if (!(error instanceof GuardianError && error.code === "argument")) throw error;
+        results = [];
+        for (const [index, conversation] of turns.entries()) {
+          const alone = this.#call({ kind: "screen", messages: conversation, preset, threshold }, signal);
+          results.push((await alone.catch((error: unknown) => Promise.reject(named(error, first + index)))) as RawVerdict);
+        }
       }
-      return verdicts;
-    } finally {
-      stop.abort();
+      for (const [index, result] of results.entries()) {
+        if ("code" in result) throw named(new GuardianError(result.code, result.message), first + index);
+        const verdict = decide(result, policy, turns[index]?.at(-1)?.content ?? "");
+        verdicts.push(verdict);
+        onVerdict?.(verdict, first + index);
+      }
+      size = Math.min(64, Math.max(1, Math.round((size * 500) / (performance.now() - started + 1))));
     }
+    return verdicts;
   }
 
   /**

@@ -65,7 +65,9 @@ export class Runtime {
       case "load":
         return this.load(request, signal);
       case "screen":
-        return this.screen(request, signal);
+        return this.retried(request.id, signal, (guardian) => guardian.screen(request.messages, { preset: request.preset, threshold: request.threshold }));
+      case "batch":
+        return this.batch(request, signal);
       case "reply":
         return this.reply(request, signal);
       case "loseDevice":
@@ -151,16 +153,23 @@ export class Runtime {
     this.post({ id, kind: "info", info: this.info() });
   }
 
-  private async screen(request: Extract<Request, { kind: "screen" }>, signal: AbortSignal): Promise<unknown> {
-    const { messages, preset, threshold } = request;
+  /** Calls the engine, once more where it lost its device. */
+  private async retried<T>(id: number, signal: AbortSignal, call: (guardian: WasmGuardian) => Promise<T>): Promise<T> {
     for (;;) {
       try {
-        return await this.loaded().screen(messages, { preset, threshold });
+        return await call(this.loaded());
       } catch (thrown) {
         if (!isLost(thrown)) throw thrown;
-        await this.recover(request.id, signal);
+        await this.recover(id, signal);
       }
     }
+  }
+
+  /** Each input's verdict, or what is wrong with it. */
+  private async batch(request: Extract<Request, { kind: "batch" }>, signal: AbortSignal): Promise<unknown> {
+    const { conversations, preset, threshold } = request;
+    const results = await this.retried(request.id, signal, (guardian) => guardian.screenBatch(conversations, { preset, threshold }));
+    return results.map((result: unknown) => (result instanceof Error ? { code: (result as Error & { code: string }).code, message: result.message } : result));
   }
 
   private async reply(request: Extract<Request, { kind: "reply" }>, signal: AbortSignal): Promise<void> {

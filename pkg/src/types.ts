@@ -188,6 +188,7 @@ export type WireSource = { url: string } | { blob: Blob } | { bytes: ArrayBuffer
 export type Request = { id: number } & (
   | { kind: "load"; source: WireSource; integrity?: string; backend: "auto" | "webgpu" | "cpu"; cache: CacheKind; wasmUrl?: string }
   | { kind: "screen"; messages: Message[]; preset?: Preset; threshold?: number }
+  | { kind: "batch"; conversations: Message[][]; preset?: Preset; threshold?: number }
   | { kind: "reply"; messages: Message[]; options: Omit<ReplyOptions, "signal"> }
   | { kind: "abort" }
   | { kind: "loseDevice" }

@@ -93,6 +93,9 @@ impl Row {
     }
 }
 
+/// Inputs that are screened together.
+const BATCH: usize = 64;
+
 /// What ends the command: its exit status and the words for it.
 struct Stop(u8, String);
 
@@ -122,15 +125,19 @@ async fn run(args: Args) -> Result<(), Stop> {
                 Some(path) => inputs(&path)?,
             };
             let mut guardian = open(&args.model, args.backend).await?;
-            for (line, id, messages) in inputs {
-                let verdict = guardian.screen(&messages, options).await.map_err(|error| at_line(line, error))?;
-                let mut object = serde_json::json!({ "id": id });
-                if let (Some(object), Ok(serde_json::Value::Object(verdict))) =
-                    (object.as_object_mut(), serde_json::to_value(&verdict))
-                {
-                    object.extend(verdict);
+            for batch in inputs.chunks(BATCH) {
+                let wanted: Vec<_> = batch.iter().map(|(.., messages)| (messages.as_slice(), options)).collect();
+                let verdicts = guardian.screen_batch(&wanted).await?;
+                for ((line, id, _), verdict) in batch.iter().zip(verdicts) {
+                    let verdict = verdict.map_err(|error| at_line(*line, error))?;
+                    let mut object = serde_json::json!({ "id": id });
+                    if let (Some(object), Ok(serde_json::Value::Object(verdict))) =
+                        (object.as_object_mut(), serde_json::to_value(&verdict))
+                    {
+                        object.extend(verdict);
+                    }
+                    print(&format!("{object}\n"))?;
                 }
-                print(&format!("{object}\n"))?;
             }
         }
         Command::Reply { force, max_tokens, temperature, seed, jsonl, text } => {
@@ -164,8 +171,8 @@ async fn run(args: Args) -> Result<(), Stop> {
             let threshold = guardian.info().calibration.threshold(preset);
             let mut scored = Vec::with_capacity(rows.len());
             let mut scores = String::new();
-            let total = rows.len();
-            for (index, (line, mut row)) in rows.into_iter().enumerate() {
+            let mut wanted = Vec::with_capacity(rows.len());
+            for (line, mut row) in rows {
                 let unsafe_ = match row.label.as_deref() {
                     Some("unsafe") => true,
                     Some("safe") => false,
@@ -174,20 +181,27 @@ async fn run(args: Args) -> Result<(), Stop> {
                 let source = row.source.take().unwrap_or_else(|| "rows".into());
                 let id = row.id.take().unwrap_or_else(|| line.into());
                 let messages = row.messages().ok_or_else(|| missing(&jsonl, line, "prompt"))?;
-                let verdict =
-                    guardian.screen(&messages, ScreenOptions { preset, threshold: None }).await.map_err(|error| {
+                wanted.push((line, source, unsafe_, id, messages));
+            }
+            for batch in wanted.chunks(BATCH) {
+                let options = ScreenOptions { preset, threshold: None };
+                let inputs: Vec<_> = batch.iter().map(|(.., messages)| (messages.as_slice(), options)).collect();
+                let verdicts = guardian.screen_batch(&inputs).await?;
+                for ((line, source, unsafe_, id, _), verdict) in batch.iter().zip(verdicts) {
+                    let verdict = verdict.map_err(|error| {
                         let Stop(status, problem) = error.into();
                         Stop(status, format!("{}, line {line}: {problem}", jsonl.display()))
                     })?;
-                let category = verdict.categories.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name);
-                scores.push_str(&format!(
-                    "{}\n",
-                    serde_json::json!({ "id": id, "source": source, "unsafe": unsafe_, "score": verdict.score,
-                        "category": category, "tokens": verdict.tokens, "decoded": verdict.decoded, "ms": verdict.ms })
-                ));
-                scored.push(eval::Scored { source, unsafe_, score: verdict.score });
-                if (index + 1) % 500 == 0 {
-                    eprintln!("{} of {total} rows", index + 1);
+                    let category = verdict.categories.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name);
+                    scores.push_str(&format!(
+                        "{}\n",
+                        serde_json::json!({ "id": id, "source": source, "unsafe": unsafe_, "score": verdict.score,
+                            "category": category, "tokens": verdict.tokens, "decoded": verdict.decoded, "ms": verdict.ms })
+                    ));
+                    scored.push(eval::Scored { source: source.clone(), unsafe_: *unsafe_, score: verdict.score });
+                }
+                if scored.len() / 500 > (scored.len() - batch.len()) / 500 {
+                    eprintln!("{} of {} rows", scored.len(), wanted.len());
                 }
             }
             let reports = eval::reports(&scored, threshold);

@@ -1,6 +1,6 @@
 //! The guardian itself: ties sequences, windows, readings, scores and replies to an engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::protocol::{Message, Protocol, Role};
 use super::reply::{ReplyOptions, loops};
 use super::verdict::{Calibration, Label, Preset, Verdict, softmax};
 use super::window;
-use crate::engine::{Backend, Engine, Probe};
+use crate::engine::{Backend, Engine, PASS, Probe, Sequence};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::{TextStream, Tokenizer};
@@ -63,6 +63,44 @@ struct Writing {
     pending: Vec<u32>,
     written: Vec<u32>,
     text: TextStream,
+}
+
+/// A screening under way: what to ask of the model, and what it said so far.
+struct Screening {
+    threshold: f32,
+    preset: Option<Preset>,
+    tokens: usize,
+    turns_dropped: usize,
+    passes: Vec<Pass>,
+    started: f64,
+    /// The pass with the highest score, and its findings.
+    best: Option<(usize, Reading)>,
+    /// Passes that have run.
+    done: usize,
+}
+
+/// One window of one reading of a text.
+struct Pass {
+    decoded: Vec<String>,
+    prefix: Vec<u32>,
+}
+
+impl Screening {
+    fn add(&mut self, pass: usize, found: Reading) {
+        self.done += 1;
+        if self.best.as_ref().is_none_or(|(_, best)| found.score > best.score) {
+            self.best = Some((pass, found));
+        }
+    }
+
+    /// Unsafe can't become safe again, and the rest could only raise the score.
+    fn decided(&self) -> bool {
+        self.best.as_ref().is_some_and(|(_, best)| best.score >= self.threshold.max(EARLY_STOP))
+    }
+
+    fn complete(&self) -> bool {
+        self.decided() || self.done == self.passes.len()
+    }
 }
 
 /// One pass's findings.
@@ -155,6 +193,75 @@ impl Guardian {
 
     /// Screens a text or a conversation; the verdict is about the last turn, which must be the user's.
     pub async fn screen(&mut self, messages: &[Message], options: ScreenOptions) -> Result<Verdict> {
+        let mut screening = self.prepare(messages, options)?;
+        for pass in 0..screening.passes.len() {
+            let logits = self.label_logits(&screening.passes[pass].prefix).await?;
+            screening.add(pass, self.reading(&logits)?);
+            if screening.decided() {
+                break;
+            }
+        }
+        self.verdict(screening)
+    }
+
+    /// Screens many, several in one pass of the model: the verdicts of [`Guardian::screen`], each with the time from the
+    /// start to its own pass. What is wrong with one input is its own error; an engine that fails ends the call.
+    pub async fn screen_batch(&mut self, inputs: &[(&[Message], ScreenOptions)]) -> Result<Vec<Result<Verdict>>> {
+        let mut screenings: Vec<Result<Screening>> =
+            inputs.iter().map(|(messages, options)| self.prepare(messages, *options)).collect();
+        let mut waiting: VecDeque<(usize, usize)> = screenings
+            .iter()
+            .enumerate()
+            .flat_map(|(index, screening)| {
+                let passes = screening.as_ref().map_or(0, |screening| screening.passes.len());
+                (0..passes).map(move |pass| (index, pass))
+            })
+            .collect();
+        let mut verdicts: Vec<Option<Result<Verdict>>> = (0..inputs.len()).map(|_| None).collect();
+        while !waiting.is_empty() {
+            let mut group = Vec::new();
+            let mut tokens = 0;
+            while let Some(&(index, pass)) = waiting.front() {
+                // Its verdict is given already, or certain.
+                let Some(screening) = screenings[index].as_ref().ok().filter(|screening| !screening.decided()) else {
+                    waiting.pop_front();
+                    continue;
+                };
+                tokens += screening.passes[pass].prefix.len() + 2;
+                if tokens > PASS && !group.is_empty() {
+                    break;
+                }
+                group.push((index, pass, screening.passes[pass].prefix.clone()));
+                waiting.pop_front();
+            }
+            let prefixes: Vec<&[u32]> = group.iter().map(|(_, _, prefix)| prefix.as_slice()).collect();
+            let found = self.label_logits_of(&prefixes).await?;
+            for ((index, pass, _), logits) in group.iter().zip(found) {
+                let reading = self.reading(&logits)?;
+                if let Ok(screening) = &mut screenings[*index]
+                    && !screening.decided()
+                {
+                    screening.add(*pass, reading);
+                }
+            }
+            // A verdict's time ends with its last pass.
+            for (index, verdict) in verdicts.iter_mut().enumerate() {
+                let done = screenings[index].as_ref().is_ok_and(|screening| screening.complete());
+                if verdict.is_none() && done {
+                    let screening = std::mem::replace(&mut screenings[index], Err(Error::internal("taken")));
+                    *verdict = Some(screening.and_then(|screening| self.verdict(screening)));
+                }
+            }
+        }
+        Ok(verdicts
+            .into_iter()
+            .zip(screenings)
+            .map(|(verdict, rest)| verdict.unwrap_or_else(|| rest.and_then(|screening| self.verdict(screening))))
+            .collect())
+    }
+
+    /// Everything about a screening but the model's answers.
+    fn prepare(&self, messages: &[Message], options: ScreenOptions) -> Result<Screening> {
         let started = now_ms();
         let threshold = match options.threshold {
             None => self.calibration.threshold(options.preset),
@@ -166,32 +273,31 @@ impl Guardian {
             }
         };
         let (text, earlier, turns_dropped) = self.conversation(messages)?;
-        let mut best: Option<Reading> = None;
-        let mut decoded = Vec::new();
-        let mut passes = 0;
-        let mut tokens = 0;
-        for (index, (source, reading)) in normalize::readings(text).into_iter().enumerate() {
+        let mut passes = Vec::new();
+        let mut tokens = None;
+        for (source, reading) in normalize::readings(text) {
             let query = self.tokenizer.encode(&reading)?;
-            if index == 0 {
-                tokens = query.len();
-            }
+            tokens.get_or_insert(query.len());
             for window in window::windows(query.len()) {
-                let found = self.read(&earlier, &query[window]).await?;
-                passes += 1;
-                if best.as_ref().is_none_or(|best| found.score > best.score) {
-                    decoded = source.iter().map(|&source| source.to_owned()).collect();
-                    best = Some(found);
-                }
-                // Unsafe can't become safe again; the rest could only raise the score.
-                if best.as_ref().is_some_and(|best| best.score >= threshold.max(EARLY_STOP)) {
-                    break;
-                }
-            }
-            if best.as_ref().is_some_and(|best| best.score >= threshold.max(EARLY_STOP)) {
-                break;
+                let decoded = source.iter().map(|&source| source.to_owned()).collect();
+                passes.push(Pass { decoded, prefix: self.protocol.prefix(&earlier, &query[window]) });
             }
         }
-        let best = best.ok_or_else(|| Error::internal("no window was screened"))?;
+        Ok(Screening {
+            threshold,
+            preset: options.threshold.is_none().then_some(options.preset),
+            tokens: tokens.unwrap_or(0),
+            turns_dropped,
+            passes,
+            started,
+            best: None,
+            done: 0,
+        })
+    }
+
+    fn verdict(&self, screening: Screening) -> Result<Verdict> {
+        let Screening { threshold, preset, tokens, turns_dropped, mut passes, started, best, done } = screening;
+        let (pass, best) = best.ok_or_else(|| Error::internal("no window was screened"))?;
         let label = if best.score >= threshold { Label::Unsafe } else { Label::Safe };
         let names = &self.protocol.categories;
         let likeliest = (0..names.len()).max_by(|&a, &b| best.categories[a].total_cmp(&best.categories[b]));
@@ -199,13 +305,13 @@ impl Guardian {
             label,
             score: best.score,
             threshold,
-            preset: options.threshold.is_none().then_some(options.preset),
+            preset,
             category: likeliest.filter(|_| label == Label::Unsafe).map(|index| names[index].clone()),
             categories: names.iter().cloned().zip(best.categories).collect::<BTreeMap<_, _>>(),
             tokens,
-            windows: passes,
+            windows: done,
             turns_dropped,
-            decoded,
+            decoded: std::mem::take(&mut passes[pass].decoded),
             ms: now_ms() - started,
             backend: self.backend(),
             model: self.name.clone(),
@@ -317,30 +423,66 @@ impl Guardian {
         Ok((text, kept.into_iter().rev().flatten().collect(), dropped))
     }
 
-    /// One forward pass: score and category probabilities of one window.
-    async fn read(&mut self, earlier: &[u32], query: &[u32]) -> Result<Reading> {
-        let logits = self.label_logits(&self.protocol.prefix(earlier, query)).await?;
+    /// Score and category probabilities of one pass.
+    fn reading(&self, logits: &[Vec<f32>]) -> Result<Reading> {
         let score = self.calibration.score(logits[0][0], logits[0][1])?;
         Ok(Reading { score, categories: softmax(&logits[1]) })
     }
 
     /// Logits of `[safe, unsafe]` after `<|pred|>` and of the category names after `<|unsafe|>`.
     async fn label_logits(&mut self, prefix: &[u32]) -> Result<Vec<Vec<f32>>> {
-        let mut ids = prefix.to_vec();
-        ids.extend([self.protocol.pred, self.protocol.unsafe_]);
-        let fresh = self.keep_common(&ids[..ids.len() - 2])?;
-        let tokens = &ids[fresh..];
-        let probes = [
-            Probe { at: tokens.len() - 2, ids: vec![self.protocol.safe, self.protocol.unsafe_] },
-            Probe { at: tokens.len() - 1, ids: self.protocol.category_ids.clone() },
-        ];
-        match self.engine.probe(tokens, &probes).await {
+        let ids = self.asking(prefix);
+        let fresh = self.keep_common(&ids[..prefix.len()])?;
+        let Sequence { tokens, probes } = self.sequence(&ids, fresh);
+        match self.engine.probe(&tokens, &probes).await {
             Ok(logits) => {
-                self.cached.extend_from_slice(tokens);
+                self.cached.extend_from_slice(&tokens);
                 Ok(logits)
             }
             Err(error) => Err(self.forget(error)),
         }
+    }
+
+    /// The same for many prefixes, in passes that they share.
+    async fn label_logits_of(&mut self, prefixes: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let [first, others @ ..] = prefixes else { return Ok(Vec::new()) };
+        if others.is_empty() {
+            return Ok(vec![self.label_logits(first).await?]);
+        }
+        // What all have in common is run once, and stays in the cache.
+        let common = others.iter().fold(first.len() - 1, |common, other| {
+            first[..common].iter().zip(&other[..other.len() - 1]).take_while(|(a, b)| a == b).count()
+        });
+        let kept = self.keep_common(&first[..common + 1])?;
+        if kept < common {
+            if let Err(error) = self.engine.probe(&first[kept..common], &[]).await {
+                return Err(self.forget(error));
+            }
+            self.cached.extend_from_slice(&first[kept..common]);
+        }
+        let sequences: Vec<Sequence> =
+            prefixes.iter().map(|prefix| self.sequence(&self.asking(prefix), common)).collect();
+        match self.engine.probe_many(&sequences).await {
+            Ok(logits) => Ok(logits),
+            Err(error) => Err(self.forget(error)),
+        }
+    }
+
+    /// `prefix` and the two tokens after which the label and the category are read.
+    fn asking(&self, prefix: &[u32]) -> Vec<u32> {
+        let mut ids = prefix.to_vec();
+        ids.extend([self.protocol.pred, self.protocol.unsafe_]);
+        ids
+    }
+
+    /// What is left of `ids` after the first `cached`, with the probes of its last two tokens.
+    fn sequence(&self, ids: &[u32], cached: usize) -> Sequence {
+        let tokens = ids[cached..].to_vec();
+        let probes = vec![
+            Probe { at: tokens.len() - 2, ids: vec![self.protocol.safe, self.protocol.unsafe_] },
+            Probe { at: tokens.len() - 1, ids: self.protocol.category_ids.clone() },
+        ];
+        Sequence { tokens, probes }
     }
 
     /// Rewinds the KV cache to what it has in common with `ids`, all but the last of them at most: at least one token
