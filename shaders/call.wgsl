@@ -1,7 +1,7 @@
 // What changes from call to call; the rest of every kernel is fixed when its pipeline is made.
 struct Call {
     tokens: u32,       // tokens in this chunk
-    start: u32,        // absolute position of the first of them
+    start: u32,        // place of the first of them in the KV cache
     probes: u32,       // probe entries in this chunk
     random: u32,       // 0: greedy, 1: Gumbel-max
     temperature: f32,
@@ -10,4 +10,5 @@ struct Call {
     position: u32,     // absolute position of the token whose successor is picked
     skip_from: u32,    // ids from here to below skip_to are never picked
     skip_to: u32,
+    shared_places: u32, // places at the cache's start that all tokens of the chunk see
 }

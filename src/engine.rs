@@ -182,6 +182,7 @@ impl Engine {
             rest = others;
             match (&mut *self, pass) {
                 (Engine::Cpu(model), pass) if pass.len() > 1 => logits.extend(model.probe_many(pass)?),
+                (Engine::Gpu(model), pass) if pass.len() > 1 => logits.extend(model.probe_many(pass).await?),
                 (_, pass) => {
                     for sequence in pass {
                         logits.push(self.probe(&sequence.tokens, &sequence.probes).await?);

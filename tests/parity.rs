@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
 use common::{FORMATS, VOCAB, gpu, load, tiny, token_ids};
-use slm_guardian::engine::{Engine, Probe, Sampling};
+use slm_guardian::engine::{Engine, Probe, Sampling, Sequence};
 use slm_guardian::gpu::DeviceOptions;
 use slm_guardian::loader::Target;
 
@@ -90,6 +90,51 @@ fn stepping_rewinding_and_growing_give_the_logits_of_one_prefill() {
         let stepped = all_logits(&mut engine, &tokens[1099..]);
         assert_eq!(engine.position(), 1100);
         assert!(worst(&whole, &stepped) < 1e-2, "{:?}: {}", engine.backend(), worst(&whole, &stepped));
+    }
+}
+
+/// Sequences of a batch see what is cached and themselves, and nothing of each other.
+#[test]
+fn sequences_that_share_a_pass_get_the_logits_they_get_alone() {
+    let file = tiny(FORMATS[4], true);
+    let device = gpu(DeviceOptions::default());
+    // The GPU's tiles of weights may be f16, which a token by itself does not go through.
+    for (target, tolerance) in [(Target::Cpu, 1e-4), (Target::Gpu(device), 1e-2)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        for cached in [0, 1, 67] {
+            let ids: Vec<u32> = vec![0, 5, 9, 332];
+            let sequences: Vec<Sequence> = [1, 7, 32, 33, 2, 90, 1, 150, 300]
+                .iter()
+                .enumerate()
+                .map(|(index, &length)| {
+                    let probes = vec![
+                        Probe { at: length / 2, ids: ids.clone() },
+                        Probe { at: length - 1, ids: ids[1..].to_vec() },
+                    ];
+                    Sequence { tokens: token_ids(length, index as u32 + 20), probes }
+                })
+                .collect();
+            engine.rewind(0).unwrap();
+            if cached > 0 {
+                all_logits(&mut engine, &token_ids(cached, 4));
+            }
+            let together = pollster::block_on(engine.probe_many(&sequences)).unwrap();
+            assert_eq!(engine.position(), cached);
+            for (sequence, together) in sequences.iter().zip(together) {
+                let alone = pollster::block_on(engine.probe(&sequence.tokens, &sequence.probes)).unwrap();
+                engine.rewind(cached).unwrap();
+                assert_eq!(together.len(), 2);
+                for (together, alone) in together.iter().zip(&alone) {
+                    let difference = worst(together, alone);
+                    assert!(
+                        difference < tolerance,
+                        "{:?}, {cached} cached, length {}: {difference}",
+                        engine.backend(),
+                        sequence.tokens.len()
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -7,12 +7,10 @@ use super::device::Device;
 use super::kernels::{Constant, Kernel, Kernels, planes};
 use super::weights::{Matrix, bind};
 use crate::config::{Config, LAYER_TENSORS};
-use crate::engine::{Probe, Sampling};
+use crate::engine::{PASS, Probe, Sampling, Sequence};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 
-/// Tokens that go through the layers together; bounds the activation buffers.
-const CHUNK: usize = 256;
 /// Positions the KV cache holds at first; it doubles when they are used up.
 const FIRST_CAPACITY: usize = 1024;
 /// Logits that one call may read back.
@@ -32,6 +30,7 @@ pub(super) struct Call {
     pub position: u32,
     pub skip_from: u32,
     pub skip_to: u32,
+    pub shared: u32,
 }
 
 /// How many workgroups a dispatch takes.
@@ -72,6 +71,8 @@ struct Layer {
 struct Buffers {
     call: wgpu::Buffer,
     ids: wgpu::Buffer,
+    /// (position, first place in the cache of its own sequence) of each token.
+    places: wgpu::Buffer,
     x: wgpu::Buffer,
     normed: wgpu::Buffer,
     q: wgpu::Buffer,
@@ -197,51 +198,83 @@ impl Model {
 
     /// Appends `tokens`; for each probe, the logits of its rows.
     pub async fn probe(&mut self, tokens: &[u32], probes: &[Probe]) -> Result<Vec<Vec<f32>>> {
-        let wanted: usize = probes.iter().map(|probe| probe.ids.len()).sum();
-        if wanted > MAX_PROBES {
-            return Err(Error::internal(format!("{wanted} logits in one call, {MAX_PROBES} at most")));
-        }
         self.reserve(tokens.len()).await?;
-        for (index, chunk) in tokens.chunks(CHUNK).enumerate() {
+        let mut slot = 0;
+        for (index, chunk) in tokens.chunks(PASS).enumerate() {
             let mut entries: Vec<[u32; 4]> = Vec::new();
-            let mut slot = 0;
             for probe in probes {
-                let here = probe.at.checked_sub(index * CHUNK).filter(|&at| at < chunk.len());
-                for &id in &probe.ids {
-                    entries.extend(here.map(|at| [at as u32, id, slot, 0]));
-                    slot += 1;
-                }
+                let here = probe.at.checked_sub(index * PASS).filter(|&at| at < chunk.len());
+                entries.extend(here.into_iter().flat_map(|at| probe.ids.iter().map(move |&id| [at as u32, id, 0, 0])));
             }
-            self.device.queue.write_buffer(&self.buffers.probes, 0, bytemuck::cast_slice(&entries));
-            let call = self.start(chunk, entries.len());
-            let mut encoder = self.device.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                run(&mut pass, self.layers_plan(chunk.len()), call);
-                if !entries.is_empty() {
-                    run(&mut pass, &self.plan.probe, call);
-                }
-            }
-            if (index + 1) * CHUNK >= tokens.len() && wanted > 0 {
-                encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.buffers.read, 0, wanted as u64 * 4);
-            }
-            self.device.queue.submit([encoder.finish()]);
-            self.position += chunk.len();
+            slot = self.submit(chunk, &[chunk.len()], entries, slot)?;
         }
-        let mut values: Vec<f32> = match wanted {
-            0 => Vec::new(),
-            _ => self.device.read(&self.buffers.read, wanted).await?.into_iter().map(f32::from_bits).collect(),
-        };
-        let mut values = values.drain(..);
-        Ok(probes.iter().map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
+        self.logits(probes.iter(), slot).await
+    }
+
+    /// Runs `sequences` in one pass, each as if it alone followed the cached tokens, and leaves the cache as it was.
+    pub async fn probe_many(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let tokens: Vec<u32> = sequences.iter().flat_map(|sequence| &sequence.tokens).copied().collect();
+        self.reserve(tokens.len()).await?;
+        let position = self.position;
+        let mut entries = Vec::new();
+        let mut start = 0;
+        for Sequence { tokens, probes } in sequences {
+            for probe in probes {
+                entries.extend(probe.ids.iter().map(|&id| [(start + probe.at) as u32, id, 0, 0]));
+            }
+            start += tokens.len();
+        }
+        let wanted = self.submit(&tokens, &lengths, entries, 0)?;
+        let logits = self.logits(sequences.iter().flat_map(|sequence| &sequence.probes), wanted).await;
+        self.rewind(position);
+        let mut logits = logits?.into_iter();
+        Ok(sequences.iter().map(|sequence| logits.by_ref().take(sequence.probes.len()).collect()).collect())
+    }
+
+    /// Submits one pass over sequences of `lengths` tokens, and writes the logits of its probe entries (token, row, slot)
+    /// from `slot` on. Returns the slot after them.
+    fn submit(&mut self, tokens: &[u32], lengths: &[usize], mut entries: Vec<[u32; 4]>, slot: usize) -> Result<usize> {
+        let end = slot + entries.len();
+        if end > MAX_PROBES {
+            return Err(Error::internal(format!("{end} logits in one call, {MAX_PROBES} at most")));
+        }
+        for (entry, slot) in entries.iter_mut().zip(slot as u32..) {
+            entry[2] = slot;
+        }
+        self.device.queue.write_buffer(&self.buffers.probes, 0, bytemuck::cast_slice(&entries));
+        let call = self.start(tokens, lengths, entries.len());
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            run(&mut pass, self.layers_plan(tokens.len()), call);
+            if !entries.is_empty() {
+                run(&mut pass, &self.plan.probe, call);
+            }
+        }
+        self.device.queue.submit([encoder.finish()]);
+        self.position += tokens.len();
+        Ok(end)
+    }
+
+    /// Reads the `wanted` logits of the probes back.
+    async fn logits(&self, probes: impl Iterator<Item = &Probe>, wanted: usize) -> Result<Vec<Vec<f32>>> {
+        if wanted == 0 {
+            return Ok(probes.map(|_| Vec::new()).collect());
+        }
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.buffers.read, 0, wanted as u64 * 4);
+        self.device.queue.submit([encoder.finish()]);
+        let mut values = self.device.read(&self.buffers.read, wanted).await?.into_iter().map(f32::from_bits);
+        Ok(probes.map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
     }
 
     /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back.
     pub async fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         self.reserve(tokens.len()).await?;
-        for (index, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let mut call = self.start(chunk, 0);
-            let last = (index + 1) * CHUNK >= tokens.len();
+        for (index, chunk) in tokens.chunks(PASS).enumerate() {
+            let mut call = self.start(chunk, &[chunk.len()], 0);
+            let last = (index + 1) * PASS >= tokens.len();
             if last {
                 call.position = (self.position + chunk.len() - 1) as u32;
                 (call.skip_from, call.skip_to) = (skip.start, skip.end);
@@ -273,16 +306,19 @@ impl Model {
         Ok(picked[0])
     }
 
-    /// Writes what a chunk needs before it runs.
-    fn start(&self, chunk: &[u32], probes: usize) -> Call {
-        let call = Call {
-            tokens: chunk.len() as u32,
-            start: self.position as u32,
-            probes: probes as u32,
-            ..Default::default()
-        };
+    /// Writes what a chunk, sequences of `lengths` tokens, needs before it runs.
+    fn start(&self, chunk: &[u32], lengths: &[usize], probes: usize) -> Call {
+        let shared = self.position as u32;
+        let call =
+            Call { tokens: chunk.len() as u32, start: shared, probes: probes as u32, shared, ..Default::default() };
+        let mut places: Vec<[u32; 2]> = Vec::with_capacity(chunk.len());
+        for &length in lengths {
+            let own = shared + places.len() as u32;
+            places.extend((0..length as u32).map(|t| [shared + t, own]));
+        }
         self.device.queue.write_buffer(&self.buffers.call, 0, bytemuck::bytes_of(&call));
         self.device.queue.write_buffer(&self.buffers.ids, 0, bytemuck::cast_slice(chunk));
+        self.device.queue.write_buffer(&self.buffers.places, 0, bytemuck::cast_slice(&places));
         call
     }
 
@@ -358,10 +394,12 @@ impl Model {
                     (4, &b.v),
                     (5, &cache.keys),
                     (6, &cache.values),
+                    (7, &b.places),
                 ];
                 let pairs = group64((config.hidden + config.kv_dim()) / 2);
                 list.push(plan.plain(Kernel::RopeKv, &shape, &rope, Grid::PerToken(pairs)).await?);
-                let attention = [(0, &b.call), (1, &b.q), (2, &cache.keys), (3, &cache.values), (4, &b.attended)];
+                let attention =
+                    [(0, &b.call), (1, &b.q), (2, &cache.keys), (3, &cache.values), (4, &b.attended), (5, &b.places)];
                 list.push(
                     plan.plain(Kernel::Attention, &shape, &attention, Grid::TokensBy(config.heads as u32)).await?,
                 );
@@ -524,10 +562,11 @@ impl Buffers {
     fn new(device: &Device, config: &Config) -> Self {
         use wgpu::BufferUsages as Usage;
         let floats = |label, count: usize| device.buffer(label, count as u64 * 4, Usage::STORAGE);
-        let rows = |label, width: usize| floats(label, CHUNK * width);
+        let rows = |label, width: usize| floats(label, PASS * width);
         Buffers {
             call: device.buffer("call", size_of::<Call>() as u64, Usage::UNIFORM | Usage::COPY_DST),
-            ids: device.buffer("ids", CHUNK as u64 * 4, Usage::STORAGE | Usage::COPY_DST),
+            ids: device.buffer("ids", PASS as u64 * 4, Usage::STORAGE | Usage::COPY_DST),
+            places: device.buffer("places", PASS as u64 * 8, Usage::STORAGE | Usage::COPY_DST),
             x: rows("x", config.hidden),
             normed: rows("normed", config.hidden),
             q: rows("q", config.hidden),

@@ -60,7 +60,13 @@ impl Lab {
     }
 
     fn tokens(&self, tokens: usize, start: usize) -> wgpu::Buffer {
-        self.call(Call { tokens: tokens as u32, start: start as u32, ..Default::default() })
+        self.call(Call { tokens: tokens as u32, start: start as u32, shared: start as u32, ..Default::default() })
+    }
+
+    /// Two sequences after `start` cached tokens, the first of `split` tokens.
+    fn places(&self, tokens: usize, start: usize, split: usize) -> wgpu::Buffer {
+        let of = |t: usize| if t < split { [start + t, start] } else { [start + t - split, start + split] };
+        self.upload(&(0..tokens).flat_map(of).map(|number| number as u32).collect::<Vec<u32>>())
     }
 
     fn run(
@@ -268,7 +274,7 @@ fn unpack(words: &[u32]) -> Vec<f32> {
 fn rope_kv_rotates_interleaved_pairs_and_fills_the_cache() {
     on_both(|lab| {
         for shape @ (heads, kv_heads, dim) in SHAPES {
-            for (tokens, start) in [(1, 0), (3, 0), (33, 7)] {
+            for (tokens, start, split) in [(1, 0, 1), (3, 0, 3), (33, 7, 33), (33, 7, 20)] {
                 let what = format!("{shape:?}, {tokens} tokens from {start}");
                 let (q, k) = (noise(tokens * heads * dim, 1), noise(tokens * kv_heads * dim, 2));
                 let v = noise(tokens * kv_heads * dim, 3);
@@ -278,7 +284,8 @@ fn rope_kv_rotates_interleaved_pairs_and_fills_the_cache() {
                 let rotated = |x: &[f32], heads: usize| -> Vec<f32> {
                     let mut out = Vec::new();
                     for (at, pair) in x.chunks(2).enumerate() {
-                        let (position, i) = (start + at / (heads * dim / 2), at % (dim / 2));
+                        let (t, i) = (at / (heads * dim / 2), at % (dim / 2));
+                        let position = start + if t < split { t } else { t - split };
                         let (sin, cos) = angle(position, i);
                         let (a, b) = (f64::from(pair[0]), f64::from(pair[1]));
                         out.extend([(a * cos - b * sin) as f32, (a * sin + b * cos) as f32]);
@@ -296,7 +303,17 @@ fn rope_kv_rotates_interleaved_pairs_and_fills_the_cache() {
                 let (keys, values) = (lab.upload(&vec![0u32; plane]), lab.upload(&vec![0u32; plane]));
                 let (call, q_out) = (lab.tokens(tokens, start), lab.upload(&q));
                 let (angles, k, v_in) = (lab.upload(&angles), lab.upload(&k), lab.upload(&v));
-                let buffers = [(0, &call), (1, &angles), (2, &q_out), (3, &k), (4, &v_in), (5, &keys), (6, &values)];
+                let places = lab.places(tokens, start, split);
+                let buffers = [
+                    (0, &call),
+                    (1, &angles),
+                    (2, &q_out),
+                    (3, &k),
+                    (4, &v_in),
+                    (5, &keys),
+                    (6, &values),
+                    (7, &places),
+                ];
                 let groups = (((heads + kv_heads) * dim / 2).div_ceil(64), tokens);
                 lab.run(Kernel::RopeKv, &shape_constants(shape), &buffers, groups);
                 close(&lab.floats(&q_out, want_q.len()), &want_q, 1e-5, &format!("q, {what}"));
@@ -312,7 +329,9 @@ fn rope_kv_rotates_interleaved_pairs_and_fills_the_cache() {
 fn attention_gives_the_scalar_softmax() {
     on_both(|lab| {
         for shape @ (heads, kv_heads, dim) in SHAPES {
-            for (tokens, start) in [(1, 0), (2, 0), (3, 31), (33, 0), (1, 64), (5, 130)] {
+            for (tokens, start, split) in
+                [(1, 0, 1), (2, 0, 2), (3, 31, 3), (33, 0, 33), (1, 64, 1), (5, 130, 5), (33, 70, 21), (90, 0, 67)]
+            {
                 let positions = start + tokens;
                 let q: Vec<f32> = noise(tokens * heads * dim, 4).iter().map(|x| x * 4.0).collect();
                 let cache = |seed| noise(positions * kv_heads * dim, seed).into_iter().map(as_f16).collect::<Vec<_>>();
@@ -322,14 +341,18 @@ fn attention_gives_the_scalar_softmax() {
                     for head in 0..heads {
                         let query = &q[(t * heads + head) * dim..][..dim];
                         let at = |position: usize| (position * kv_heads + head * kv_heads / heads) * dim;
-                        let scores: Vec<f32> = (0..=start + t)
-                            .map(|position| dot(query, &keys[at(position)..][..dim]) / (dim as f32).sqrt())
+                        let own = if t < split { start } else { start + split };
+                        let visible: Vec<usize> = (0..start).chain(own..=start + t).collect();
+                        let scores: Vec<f32> = visible
+                            .iter()
+                            .map(|&position| dot(query, &keys[at(position)..][..dim]) / (dim as f32).sqrt())
                             .collect();
                         let top = scores.iter().copied().fold(f32::MIN, f32::max);
                         let shares: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
                         let whole: f32 = shares.iter().sum();
                         want.extend((0..dim).map(|i| {
-                            shares.iter().enumerate().map(|(p, share)| share * values[at(p) + i]).sum::<f32>() / whole
+                            shares.iter().zip(&visible).map(|(share, &p)| share * values[at(p) + i]).sum::<f32>()
+                                / whole
                         }));
                     }
                 }
@@ -340,7 +363,8 @@ fn attention_gives_the_scalar_softmax() {
                 let (call, q) = (lab.tokens(tokens, start), lab.upload(&q));
                 let (keys, values) = (lab.upload(&pack(&keys)), lab.upload(&pack(&values)));
                 let out = lab.upload(&vec![0f32; want.len()]);
-                let buffers = [(0, &call), (1, &q), (2, &keys), (3, &values), (4, &out)];
+                let places = lab.places(tokens, start, split);
+                let buffers = [(0, &call), (1, &q), (2, &keys), (3, &values), (4, &out), (5, &places)];
                 lab.run(Kernel::Attention, &shape_constants(shape), &buffers, (tokens, heads));
                 close(&lab.floats(&out, want.len()), &want, 1e-4, &format!("{shape:?}, {tokens} tokens from {start}"));
             }
