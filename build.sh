@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one door: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bundlers | docs
+# The one door: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bench | bundlers | docs
 # Each command sets up what it needs and says so; running one twice is safe.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -78,6 +78,25 @@ run_tests() {
   node --test --test-concurrency=1 tests/browser/*.test.mjs
 }
 
+# Peers come from the registries: wllama and transformers.js by npm, llama.cpp and the plots by pip.
+# --out DIR: table.md, bench.json and plots; --quick: few lengths; --webgpu: that too (minutes, where it is emulated).
+bench() {
+  wasm
+  say "installing the peers"
+  npm --prefix bench ci --ignore-scripts --no-audit --no-fund >&2
+  if ! bench/.venv/bin/python -c 'import llama_cpp, matplotlib' 2>/dev/null; then
+    say "compiling llama.cpp for Python in bench/.venv, which takes some minutes"
+    python3 -m venv bench/.venv && bench/.venv/bin/pip install --quiet llama-cpp-python==0.3.36 matplotlib==3.11.2 >&2 ||
+      say "that failed: no native llama.cpp in this run, and no plots"
+  fi
+  say "compiling the native command"
+  cargo build --release --quiet
+  local out="" previous=""
+  for argument in "$@"; do [ "$previous" != --out ] || out=$argument; previous=$argument; done
+  node bench/run.mjs "$@"
+  [ -z "$out" ] || bench/.venv/bin/python bench/plot.py "$out"
+}
+
 # Needs the registry, for webpack and Next; Vite's project is one of the tests.
 bundlers() {
   wasm
@@ -97,7 +116,8 @@ case "$command" in
   wasm) wasm ;;
   demo) demo "$@" ;;
   test) run_tests ;;
+  bench) bench "$@" ;;
   bundlers) bundlers "$@" ;;
   docs) docs ;;
-  *) say 'usage: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bundlers [vite|webpack|next ...] | docs'; exit 2 ;;
+  *) say 'usage: ./build.sh setup | wasm | demo [--once TEXT [--backend webgpu|cpu]] | test | bench [--out DIR] [--quick] [--webgpu] [--onnx DIR] | bundlers [vite|webpack|next ...] | docs'; exit 2 ;;
 esac
