@@ -79,7 +79,8 @@ run_tests() {
 }
 
 # Peers come from the registries: wllama and transformers.js by npm, llama.cpp and the plots by pip.
-# --out DIR: table.md, bench.json and plots; --quick: few lengths; --webgpu: that too (minutes, where it is emulated).
+# --out DIR: table.md, bench.json and plots; --quick: few lengths; --webgpu: that too (minutes, where it is emulated);
+# --onnx DIR: transformers.js too, on what bench/export_onnx.py wrote to DIR/guardian.
 bench() {
   wasm
   say "installing the peers"
