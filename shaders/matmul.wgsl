@@ -35,14 +35,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             x_tile[i] = v;
         }
         workgroupBarrier();
-        for (var quad = 0u; quad < 8u; quad++) {
-            let w0 = vec4<f32>(w_tile[quad * 32u + r0]);
-            let w1 = vec4<f32>(w_tile[quad * 32u + r0 + 1u]);
-            let w2 = vec4<f32>(w_tile[quad * 32u + r0 + 2u]);
-            let w3 = vec4<f32>(w_tile[quad * 32u + r0 + 3u]);
-            for (var t = 0u; t < 4u; t++) {
-                let v = x_tile[quad * 32u + t0 + t];
-                sums[t] += vec4<f32>(dot(w0, v), dot(w1, v), dot(w2, v), dot(w3, v));
+        // A short chunk leaves part of the threads without tokens.
+        if (first_token + t0 < call.tokens) {
+            for (var quad = 0u; quad < 8u; quad++) {
+                let w0 = vec4<f32>(w_tile[quad * 32u + r0]);
+                let w1 = vec4<f32>(w_tile[quad * 32u + r0 + 1u]);
+                let w2 = vec4<f32>(w_tile[quad * 32u + r0 + 2u]);
+                let w3 = vec4<f32>(w_tile[quad * 32u + r0 + 3u]);
+                for (var t = 0u; t < 4u; t++) {
+                    let v = x_tile[quad * 32u + t0 + t];
+                    sums[t] += vec4<f32>(dot(w0, v), dot(w1, v), dot(w2, v), dot(w3, v));
+                }
             }
         }
         workgroupBarrier();
