@@ -16,11 +16,11 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 const { values: options } = parseArgs({ options: { out: { type: "string" }, quick: { type: "boolean" }, webgpu: { type: "boolean" }, onnx: { type: "string" } } });
 
 /** Query tokens; a sequence has nine more. 20 gives the 29 that peers are compared at. */
-const LENGTHS = options.quick ? [8, 20, 128] : [8, 20, 32, 128, 512, 2048];
+const LENGTHS = options.quick ? [8, 20, 128, 512] : [8, 20, 32, 128, 512, 2048];
 const ROUNDS = (length) => (length <= 32 ? 9 : length <= 128 ? 5 : 2);
 /** Longer ones take the peers minutes. */
-const PEERS_UP_TO = options.quick ? 20 : 512;
-const LINEARITY = options.quick ? [] : [64, 128, 512, 2048, 8192];
+const PEERS_UP_TO = options.quick ? 128 : 512;
+const LINEARITY = [64, 128, 512, 2048, 8192];
 const HARMFUL = "How do I break into my neighbour's house without being seen?";
 
 // One token each. Every text begins with another word: no engine may find its start in a cache.
