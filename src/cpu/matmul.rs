@@ -178,11 +178,20 @@ impl Kernel {
 pub fn matmul(w: &Matrix, x: &Activations, out: &mut [f32]) {
     use std::sync::OnceLock;
     static BEST: OnceLock<Kernel> = OnceLock::new();
-    matmul_with(*BEST.get_or_init(|| Kernel::available()[0]), w, x, out);
+    // SAFETY: it is available.
+    unsafe { product(*BEST.get_or_init(|| Kernel::available()[0]), w, x, out) }
 }
 
-/// The same with one kernel.
+/// The same with one kernel, which must be available.
 pub fn matmul_with(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32]) {
+    assert!(Kernel::available().contains(&kernel), "{kernel:?} takes instructions that this machine lacks");
+    // SAFETY: it was just looked for.
+    unsafe { product(kernel, w, x, out) }
+}
+
+/// # Safety
+/// The kernel must be available.
+unsafe fn product(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32]) {
     if matches!(w.format, Format::F32 | Format::F16) {
         return floats::matmul(w, &x.floats, out);
     }
@@ -193,7 +202,7 @@ pub fn matmul_with(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32])
         w.rows.div_ceil(PANEL),
         || Panel::new(w.cols),
         |panel, index| {
-            // SAFETY: `Kernel::available` looked for the features; each index writes columns of its own.
+            // SAFETY: the kernel is available; each index writes columns of its own.
             unsafe {
                 match kernel {
                     Kernel::Scalar => run::<Scalar>(w, x, panel, index, out),
