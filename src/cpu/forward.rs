@@ -199,13 +199,13 @@ impl Model {
             for (q, &t) in q.chunks_exact_mut(hidden).zip(&active) {
                 rope(q, &angles[t]);
             }
-            let attention = Attention { keys: &cache.keys, values: &cache.values, kv_dim };
             each_chunk(&mut input.floats, head_dim, Vec::new, |scores, index, out| {
                 let (row, head) = (index / heads, index % heads);
                 let t = active[row];
                 let kv_offset = head / (heads / kv_heads) * head_dim;
                 let visible = [0..shared, shared + starts[t]..shared + t + 1];
-                attention.attend(&q[index * head_dim..][..head_dim], kv_offset, &visible, scores, out);
+                let attention = Attention { keys: &cache.keys, values: &cache.values, kv_dim, kv_offset, visible };
+                attention.attend(&q[index * head_dim..][..head_dim], scores, out);
             });
             input.quantise(hidden);
             let mut y = q;

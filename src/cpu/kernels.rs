@@ -46,58 +46,39 @@ pub fn rope(x: &mut [f32], angles: &[(f32, f32)]) {
 
 /// Attention of one query head over the cached positions `visible`, two runs of them, an exact softmax. `q` is `[head_dim]`; keys and
 /// values are `[positions, kv_dim]`, the head's part starting at `kv_offset`. `scores` is scratch.
-#[derive(Clone, Copy)]
 pub struct Attention<'a> {
     pub keys: &'a [f32],
     pub values: &'a [f32],
     pub kv_dim: usize,
+    pub kv_offset: usize,
+    pub visible: [Range<usize>; 2],
 }
 
 impl Attention<'_> {
-    pub fn attend(
-        &self,
-        q: &[f32],
-        kv_offset: usize,
-        visible: &[Range<usize>; 2],
-        scores: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
+    pub fn attend(&self, q: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 // SAFETY: the features were just detected.
-                return unsafe { self.attend_avx2(q, kv_offset, visible, scores, out) };
+                return unsafe { self.attend_avx2(q, scores, out) };
             }
         }
         // SAFETY: `Portable` needs nothing that the target lacks.
-        unsafe { self.attend_lanes::<Portable>(q, kv_offset, visible, scores, out) }
+        unsafe { self.attend_lanes::<Portable>(q, scores, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn attend_avx2(
-        &self,
-        q: &[f32],
-        kv_offset: usize,
-        visible: &[Range<usize>; 2],
-        scores: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
+    fn attend_avx2(&self, q: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
         // SAFETY: this function runs where its features are.
-        unsafe { self.attend_lanes::<std::arch::x86_64::__m256>(q, kv_offset, visible, scores, out) }
+        unsafe { self.attend_lanes::<std::arch::x86_64::__m256>(q, scores, out) }
     }
 
     /// # Safety
     /// The machine must have what `L` uses.
     #[inline(always)]
-    unsafe fn attend_lanes<L: Lanes>(
-        &self,
-        q: &[f32],
-        kv_offset: usize,
-        visible: &[Range<usize>; 2],
-        scores: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
+    unsafe fn attend_lanes<L: Lanes>(&self, q: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
+        let Attention { kv_offset, visible, .. } = self;
         let scale = 1.0 / (q.len() as f32).sqrt();
         // The i-th visible position. Sums go by four of these, so that a result does not depend on where they lie.
         let shared = visible[0].len();
@@ -193,9 +174,11 @@ mod tests {
         let (head_dim, kv_dim, offset) = (6, 18, 6);
         for visible in [1, 2, 31, 65] {
             let (q, keys, values) = (noise(head_dim, 5), noise(visible * kv_dim, 6), noise(visible * kv_dim, 7));
-            let attention = Attention { keys: &keys, values: &values, kv_dim };
+            let visible_runs = [0..visible / 3, visible / 3..visible];
+            let attention =
+                Attention { keys: &keys, values: &values, kv_dim, kv_offset: offset, visible: visible_runs };
             let mut got = vec![0f32; head_dim];
-            attention.attend(&q, offset, &[0..visible / 3, visible / 3..visible], &mut Vec::new(), &mut got);
+            attention.attend(&q, &mut Vec::new(), &mut got);
             let scores: Vec<f64> = (0..visible)
                 .map(|p| {
                     let key = &keys[p * kv_dim + offset..][..head_dim];

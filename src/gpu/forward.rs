@@ -252,6 +252,9 @@ impl Model {
                 run(&mut pass, &self.plan.probe, call);
             }
         }
+        if end > 0 {
+            encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.buffers.read, 0, end as u64 * 4);
+        }
         self.device.queue.submit([encoder.finish()]);
         self.position += tokens.len();
         Ok(end)
@@ -262,9 +265,6 @@ impl Model {
         if wanted == 0 {
             return Ok(probes.map(|_| Vec::new()).collect());
         }
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.buffers.read, 0, wanted as u64 * 4);
-        self.device.queue.submit([encoder.finish()]);
         let mut values = self.device.read(&self.buffers.read, wanted).await?.into_iter().map(f32::from_bits);
         Ok(probes.map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
     }
