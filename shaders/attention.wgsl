@@ -1,13 +1,13 @@
 // Causal grouped-query attention with an online softmax: out [tokens, HEADS, HEAD_DIM] f32 from q of that shape (rotated)
-// and the cache, keys and values [places, KV_DIM / 2] packed f16 pairs. A token sees the places that all share, then its
-// sequence's own up to itself: places [tokens] (position, first of its own). One workgroup of 64 a token and head; it walks
-// what is visible 64 at a time: a thread scores one position, then gathers one pair of the output.
+// and the cache [places, (k, v), KV_DIM] of f16 pairs. A token sees the places that all share, then its sequence's own up
+// to itself; table [tokens] is (id, position, first place of its own, t-th kept token). KEPT 1: the kept tokens alone, out
+// [kept, HEADS, HEAD_DIM]. One workgroup of 64 a token and head; it walks what is visible 64 at a time: a thread scores one
+// position, then gathers one pair of the output.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> q: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read> keys: array<u32>;
-@group(0) @binding(3) var<storage, read> values: array<u32>;
+@group(0) @binding(2) var<storage, read> cache: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read> places: array<vec2<u32>>;
+@group(0) @binding(5) var<storage, read> table: array<vec4<u32>>;
 
 const PAIRS = HEAD_DIM / 2u;
 var<workgroup> query: array<vec2<f32>, PAIRS>;
@@ -20,14 +20,19 @@ fn visible_place(i: u32, own: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#if KEPT 0
     let t = group.x;
+#endif
+#if KEPT 1
+    let t = table[group.x].w;
+#endif
     let head = group.y;
-    let row = (t * HEADS + head) * PAIRS;
+    let row = (group.x * HEADS + head) * PAIRS;
     let offset = head / (HEADS * HEAD_DIM / KV_DIM) * PAIRS;
-    let own = places[t].y;
+    let own = table[t].z;
     let visible = call.shared_places + call.start + t + 1u - own;
     for (var i = lane; i < PAIRS; i += 64u) {
-        query[i] = q[row + i] * inverseSqrt(f32(HEAD_DIM));
+        query[i] = q[(t * HEADS + head) * PAIRS + i] * inverseSqrt(f32(HEAD_DIM));
     }
     // Pairs lane, lane + 64, ... of the output; HEAD_DIM is at most 256.
     var sums: array<vec2<f32>, 2>;
@@ -38,9 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var score = -1e30;
         if (first + lane < visible) {
             score = 0.0;
-            let at = visible_place(first + lane, own) * (KV_DIM / 2u) + offset;
+            let at = visible_place(first + lane, own) * KV_DIM + offset;
             for (var i = 0u; i < PAIRS; i++) {
-                score += dot(query[i], unpack2x16float(keys[at + i]));
+                score += dot(query[i], unpack2x16float(cache[at + i]));
             }
         }
         scores[lane] = score;
@@ -58,12 +63,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < count; i++) {
             let share = exp(scores[i] - top);
             weight += share;
-            let at = visible_place(first + i, own) * (KV_DIM / 2u) + offset;
+            let at = visible_place(first + i, own) * KV_DIM + KV_DIM / 2u + offset;
             if (lane < PAIRS) {
-                sums[0] += share * unpack2x16float(values[at + lane]);
+                sums[0] += share * unpack2x16float(cache[at + lane]);
             }
             if (lane + 64u < PAIRS) {
-                sums[1] += share * unpack2x16float(values[at + lane + 64u]);
+                sums[1] += share * unpack2x16float(cache[at + lane + 64u]);
             }
         }
     }

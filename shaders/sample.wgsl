@@ -1,9 +1,12 @@
 // Picks the next token from logits [VOCAB]: the highest (the lowest id among equals), or by Gumbel-max sampling among those
 // at least min_p times as likely as the highest; never an id in skip_from .. skip_to.
-// picked = (id, bits of the highest logit). One workgroup of 256.
+// picked = (id, bits of the highest logit). `table` and `next` become what the pass over the picked token needs, so that it
+// can be submitted before the host knows the id. One workgroup of 256.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read_write> picked: array<u32>;
+@group(0) @binding(3) var<storage, read_write> table: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> next: Call;
 
 var<workgroup> values: array<f32, 256>;
 var<workgroup> ids: array<u32, 256>;
@@ -72,5 +75,13 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     if (lane == 0u) {
         picked[0] = ids[0];
         picked[1] = bitcast<u32>(top);
+        let place = call.start + call.tokens;
+        table[0] = vec4<u32>(ids[0], call.position + 1u, place, 0u);
+        next = call;
+        next.tokens = 1u;
+        next.kept = 1u;
+        next.start = place;
+        next.shared_places = place;
+        next.position = call.position + 1u;
     }
 }

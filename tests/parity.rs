@@ -8,7 +8,7 @@ use std::io::Cursor;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use common::{FORMATS, VOCAB, gpu, load, tiny, token_ids};
+use common::{CONTEXT, FORMATS, VOCAB, gpu, load, metadata, tensors, tiny, token_ids, write};
 use slm_guardian::engine::{Engine, Probe, Sampling, Sequence};
 use slm_guardian::gpu::DeviceOptions;
 use slm_guardian::loader::Target;
@@ -70,6 +70,35 @@ fn the_gpu_without_optional_features_agrees_too() {
     let device = gpu(DeviceOptions { f16: false, subgroups: false });
     assert!(!device.info().f16 && !device.info().subgroups);
     agree(&|| Target::Gpu(device.clone()), 3e-2, "plain gpu");
+}
+
+/// Tensors that would share a dispatch may come in formats of their own.
+#[test]
+fn layers_of_mixed_formats_agree_with_candle() {
+    let device = gpu(DeviceOptions::default());
+    let [f16, q4, q5, q8] = [1, 2, 4, 5].map(|n| tensors(FORMATS[n], true));
+    let mut mixed = tensors(FORMATS[3], true);
+    for (name, other) in [("attn_k", f16), ("attn_v", q8), ("ffn_up", q5), ("ffn_gate", q4)] {
+        for ((tensor, value), (_, other)) in mixed.iter_mut().zip(other) {
+            // The last layer keeps one format.
+            if tensor.contains(name) && !tensor.contains("blk.2") {
+                *value = other;
+            }
+        }
+    }
+    let file = write(&metadata(), &mixed);
+    let mut model = reference(&file);
+    for (target, tolerance) in [(Target::Cpu, 2e-3), (Target::Gpu(device), 3e-2)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        for length in [1, 5, 40] {
+            let tokens = token_ids(length, 8);
+            model.clear_kv_cache();
+            let want = reference_logits(&mut model, &tokens, 0);
+            engine.rewind(0).unwrap();
+            let difference = worst(&all_logits(&mut engine, &tokens), &want);
+            assert!(difference < tolerance, "{:?}, length {length}: {difference}", engine.backend());
+        }
+    }
 }
 
 /// Token by token, from a rewound cache, over the cache's growth: the same logits as one prefill.
@@ -159,6 +188,61 @@ fn both_engines_pick_the_tokens_that_the_logits_give() {
         }
         // Two of 24 may turn on a near tie.
         assert!(checked >= 22, "{:?}: {checked} of 24 picks agree", engine.backend());
+    }
+}
+
+/// The GPU runs ahead of who asks for one token after another; who does something else in between gets the same.
+#[test]
+fn tokens_in_a_row_are_those_that_are_picked_one_by_one() {
+    let file = tiny(FORMATS[4], true);
+    let device = gpu(DeviceOptions::default());
+    let random = |seed| Sampling::Random { temperature: 0.9, min_p: 0.02, seed };
+    for target in [Target::Cpu, Target::Gpu(device)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        let mut write = |disturb: bool| {
+            engine.rewind(0).unwrap();
+            let mut tokens = token_ids(30, 6);
+            let mut written = Vec::new();
+            for step in 0..60 {
+                let sampling = if step < 20 { Sampling::Greedy } else { random(step / 30) };
+                let skip = if step % 25 == 24 { 0..200 } else { 0..0 };
+                let picked = pollster::block_on(engine.next(&tokens, sampling, skip.clone())).unwrap();
+                assert!(!skip.contains(&picked));
+                written.push(picked);
+                tokens = vec![picked];
+                if disturb {
+                    let position = engine.position();
+                    all_logits(&mut engine, &token_ids(1 + step as usize % 3, step));
+                    engine.rewind(position).unwrap();
+                }
+                if step == 40 {
+                    // Back to before the last ten, then along another way.
+                    engine.rewind(engine.position() - 10).unwrap();
+                    tokens = vec![7];
+                }
+            }
+            written
+        };
+        let in_a_row = write(false);
+        let one_by_one = write(true);
+        assert_eq!(in_a_row, one_by_one, "{:?}", engine.backend());
+        assert!(in_a_row.iter().collect::<std::collections::HashSet<_>>().len() > 10, "{in_a_row:?}");
+    }
+}
+
+/// The last place of the context can be used, on the way there in passes that run ahead.
+#[test]
+fn tokens_are_picked_up_to_the_end_of_the_context() {
+    let file = tiny(FORMATS[2], true);
+    let device = gpu(DeviceOptions::default());
+    for target in [Target::Cpu, Target::Gpu(device)] {
+        let (mut engine, _) = load(&file, target).unwrap();
+        let mut tokens = token_ids(CONTEXT - 5, 2);
+        while engine.position() < CONTEXT {
+            tokens = vec![pollster::block_on(engine.next(&tokens, Sampling::Greedy, 0..0)).unwrap()];
+        }
+        let error = pollster::block_on(engine.next(&tokens, Sampling::Greedy, 0..0)).unwrap_err();
+        assert_eq!(error.code(), "context-overflow", "{error}");
     }
 }
 

@@ -132,8 +132,15 @@ impl Device {
         })
     }
 
-    /// The first `words` u32 of a `MAP_READ` buffer, once the GPU has written it.
-    pub(super) async fn read(&self, buffer: &wgpu::Buffer, words: usize) -> Result<Vec<u32>> {
+    /// The first `words` u32 of a `MAP_READ` buffer, once the GPU has done the submission that writes it, by default the
+    /// latest one.
+    #[cfg_attr(target_arch = "wasm32", allow(unused_variables))] // There the event loop waits.
+    pub(super) async fn read(
+        &self,
+        buffer: &wgpu::Buffer,
+        words: usize,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<u32>> {
         let (sender, receiver) = oneshot::channel();
         let size = words as u64 * 4;
         buffer.map_async(wgpu::MapMode::Read, ..size, move |result| {
@@ -141,7 +148,7 @@ impl Device {
         });
         // Natively someone must wait; in the browser the event loop does.
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+        if let Err(error) = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None }) {
             self.check()?;
             return Err(Error::internal(error));
         }

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::device::Device;
 use super::kernels::{Constant, Kernel, Kernels, planes};
-use super::weights::{Matrix, bind};
-use crate::config::{Config, LAYER_TENSORS};
+use super::weights::{GATE_UP, Matrix, QKV, bind};
+use crate::config::Config;
 use crate::engine::{PASS, Probe, Sampling, Sequence};
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -23,6 +23,7 @@ pub(super) struct Call {
     pub tokens: u32,
     pub start: u32,
     pub probes: u32,
+    pub kept: u32,
     pub random: u32,
     pub temperature: f32,
     pub floor: f32,
@@ -33,18 +34,32 @@ pub(super) struct Call {
     pub shared: u32,
 }
 
+/// What a call says of a token; `table` in the shaders.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct TokenEntry {
+    id: u32,
+    position: u32,
+    /// The first place in the cache that is its own sequence's.
+    own: u32,
+    /// The index of the nth kept token, n being this entry's index.
+    kept: u32,
+}
+
 /// How many workgroups a dispatch takes.
 #[derive(Clone, Copy)]
 enum Grid {
     Fixed(u32, u32),
     /// (x, tokens)
     PerToken(u32),
-    /// (tokens, 1)
-    Tokens,
     /// (x, tokens / 32)
     Tiles(u32),
+    /// (x, kept tokens / 32)
+    KeptTiles(u32),
     /// (tokens, y)
     TokensBy(u32),
+    /// (kept tokens, y)
+    KeptBy(u32),
     /// (probes, 1)
     Probes,
 }
@@ -57,53 +72,109 @@ struct Dispatch {
 
 struct Layer {
     attn_norm: wgpu::Buffer,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
+    /// With the row of q, k and v stacked that its first row is: the stack, or the three by themselves where their formats
+    /// differ.
+    qkv: Vec<(usize, Matrix)>,
     o: Matrix,
     ffn_norm: wgpu::Buffer,
-    gate: Matrix,
-    up: Matrix,
+    /// Gate and up in alternating rows, or the two by themselves.
+    gate_up: Vec<Matrix>,
     down: Matrix,
+}
+
+/// Where a product goes; the numbers of `STORE` in `shaders/store.wgsl`.
+#[derive(Clone, Copy)]
+enum Store<'a> {
+    Plain,
+    Add,
+    /// To the kept tokens' rows, added to those of this residual stream.
+    AddKept(&'a wgpu::Buffer),
+    /// q, and keys and values in the cache; the first row among the three stacked.
+    Qkv(usize, &'a Cache),
+    GateUp,
+    /// Onto the gate that is there.
+    Gated,
+}
+
+impl Store<'_> {
+    fn number(self) -> u32 {
+        match self {
+            Store::Plain => 0,
+            Store::Add => 1,
+            Store::AddKept(_) => 2,
+            Store::Qkv(..) => 3,
+            Store::GateUp => 4,
+            Store::Gated => 5,
+        }
+    }
+}
+
+/// Which rows of activations a product runs over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    All,
+    /// The kept tokens', side by side.
+    Kept,
+    /// A single one.
+    One,
 }
 
 /// Activations of one chunk, and what a call writes and reads.
 struct Buffers {
     call: wgpu::Buffer,
-    ids: wgpu::Buffer,
-    /// (position, first place in the cache of its own sequence) of each token.
-    places: wgpu::Buffer,
+    /// The call of a pass over the token just picked, as the GPU writes it.
+    next: wgpu::Buffer,
+    /// A [`TokenEntry`] for each token.
+    table: wgpu::Buffer,
     x: wgpu::Buffer,
-    normed: wgpu::Buffer,
+    /// The residual stream of the kept tokens, in the last layer.
+    x_kept: wgpu::Buffer,
     q: wgpu::Buffer,
-    k: wgpu::Buffer,
-    v: wgpu::Buffer,
     attended: wgpu::Buffer,
     gate: wgpu::Buffer,
-    up: wgpu::Buffer,
     probes: wgpu::Buffer,
     logits: wgpu::Buffer,
     picked: wgpu::Buffer,
     read: wgpu::Buffer,
+    /// The ids that two passes picked: one is read while the other is being written.
+    ring: [wgpu::Buffer; 2],
 }
 
-/// Keys (rotated) and values of one layer, packed f16 pairs, `[capacity, kv_dim / 2]`.
+/// Keys (rotated) and values of one layer, packed f16 pairs, `[capacity, (k, v), kv_dim / 2]`.
 struct Cache {
-    keys: wgpu::Buffer,
-    values: wgpu::Buffer,
+    pairs: wgpu::Buffer,
 }
 
 /// The dispatches of the ways a chunk runs.
 #[derive(Default)]
 struct Plan {
-    /// Many tokens: matrices in tiles.
+    /// Many tokens, up to the last layer's keys and values: matrices in tiles.
     prefill: Vec<Dispatch>,
     /// One token: matrices row by row.
     decode: Vec<Dispatch>,
+    /// The rest of the last layer, for the kept tokens.
+    tail: Vec<Dispatch>,
+    /// The same for one kept token.
+    tail_one: Vec<Dispatch>,
     /// Rows of the LM head at the probed tokens.
     probe: Vec<Dispatch>,
-    /// The whole LM head after the last token, and the pick.
+    /// The whole LM head after the one kept token, and the pick.
     pick: Vec<Dispatch>,
+}
+
+/// A pass that picks a token, under way.
+struct Flight {
+    slot: usize,
+    submission: wgpu::SubmissionIndex,
+}
+
+/// A pass that was submitted before its token was known to be wanted.
+struct Ahead {
+    flight: Flight,
+    token: u32,
+    position: usize,
+    sampling: Sampling,
+    skip: Range<u32>,
 }
 
 /// A loaded model with its KV cache.
@@ -122,6 +193,7 @@ pub struct Model {
     capacity: usize,
     plan: Plan,
     position: usize,
+    ahead: Option<Ahead>,
 }
 
 impl Model {
@@ -138,17 +210,23 @@ impl Model {
             let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
             let mut vector = |suffix: &str| vectors.remove(&name(suffix)).ok_or_else(|| missing(&name(suffix)));
             let mut matrix = |suffix: &str| matrices.remove(&name(suffix)).ok_or_else(|| missing(&name(suffix)));
-            let [attn_norm, q, k, v, o, ffn_norm, gate, up, down] = LAYER_TENSORS;
             layers.push(Layer {
-                attn_norm: vector(attn_norm)?,
-                q: matrix(q)?,
-                k: matrix(k)?,
-                v: matrix(v)?,
-                o: matrix(o)?,
-                ffn_norm: vector(ffn_norm)?,
-                gate: matrix(gate)?,
-                up: matrix(up)?,
-                down: matrix(down)?,
+                attn_norm: vector("attn_norm")?,
+                qkv: match matrix(QKV) {
+                    Ok(stack) => vec![(0, stack)],
+                    Err(_) => {
+                        let (q, k, v) = (matrix("attn_q")?, matrix("attn_k")?, matrix("attn_v")?);
+                        let (at_k, at_v) = (q.rows, q.rows + k.rows);
+                        vec![(0, q), (at_k, k), (at_v, v)]
+                    }
+                },
+                o: matrix("attn_output")?,
+                ffn_norm: vector("ffn_norm")?,
+                gate_up: match matrix(GATE_UP) {
+                    Ok(stack) => vec![stack],
+                    Err(_) => vec![matrix("ffn_gate")?, matrix("ffn_up")?],
+                },
+                down: matrix("ffn_down")?,
             });
         }
         let embedding = matrices.remove("token_embd.weight").ok_or_else(|| missing("token_embd.weight"))?;
@@ -174,6 +252,7 @@ impl Model {
             cache,
             capacity,
             position: 0,
+            ahead: None,
         };
         model.plan = model.build_plan().await?;
         Ok(model)
@@ -242,15 +321,21 @@ impl Model {
         for (entry, slot) in entries.iter_mut().zip(slot as u32..) {
             entry[2] = slot;
         }
+        // The last layer's rest runs for the probed tokens alone, side by side.
+        let mut kept: Vec<u32> = entries.iter().map(|entry| entry[0]).collect();
+        kept.sort_unstable();
+        kept.dedup();
+        for entry in &mut entries {
+            entry[0] = kept.partition_point(|&token| token < entry[0]) as u32;
+        }
         self.device.queue.write_buffer(&self.buffers.probes, 0, bytemuck::cast_slice(&entries));
-        let call = self.start(tokens, lengths, entries.len());
+        let call = Call { probes: entries.len() as u32, ..self.start(tokens, lengths, &kept) };
+        self.device.queue.write_buffer(&self.buffers.call, 0, bytemuck::bytes_of(&call));
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            run(&mut pass, self.layers_plan(tokens.len()), call);
-            if !entries.is_empty() {
-                run(&mut pass, &self.plan.probe, call);
-            }
+            self.run_layers(&mut pass, call);
+            run(&mut pass, &self.plan.probe, call);
         }
         if end > 0 {
             encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.buffers.read, 0, end as u64 * 4);
@@ -265,65 +350,100 @@ impl Model {
         if wanted == 0 {
             return Ok(probes.map(|_| Vec::new()).collect());
         }
-        let mut values = self.device.read(&self.buffers.read, wanted).await?.into_iter().map(f32::from_bits);
+        let mut values = self.device.read(&self.buffers.read, wanted, None).await?.into_iter().map(f32::from_bits);
         Ok(probes.map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
     }
 
-    /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back.
+    /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back. The pass over the picked
+    /// token is submitted before the id is read, so that the device does not wait for a caller that asks for one token
+    /// after another; it is forgotten where the caller does something else.
     pub async fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
-        self.reserve(tokens.len()).await?;
-        for (index, chunk) in tokens.chunks(PASS).enumerate() {
-            let mut call = self.start(chunk, &[chunk.len()], 0);
-            let last = (index + 1) * PASS >= tokens.len();
-            if last {
-                call.position = (self.position + chunk.len() - 1) as u32;
-                (call.skip_from, call.skip_to) = (skip.start, skip.end);
-                if let Sampling::Random { temperature, min_p, seed } = sampling {
-                    (call.random, call.temperature, call.seed) = (1, temperature, seed);
-                    // min_p 0 keeps every token; its logarithm is no number a shader may hold.
-                    call.floor = (temperature * min_p.ln()).max(-1e30);
-                }
-                self.device.queue.write_buffer(&self.buffers.call, 0, bytemuck::bytes_of(&call));
-            }
-            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        self.device.check()?;
+        let flight = match self.ahead.take() {
+            Some(Ahead { flight, token, position, sampling: same, skip: range })
+                if (tokens, self.position) == (&[token], position) && (same, &range) == (sampling, &skip) =>
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                run(&mut pass, self.layers_plan(chunk.len()), call);
-                if last {
-                    run(&mut pass, &self.plan.pick, call);
-                }
+                self.position += 1;
+                flight
             }
-            if last {
-                encoder.copy_buffer_to_buffer(&self.buffers.picked, 0, &self.buffers.read, 0, 8);
-            }
-            self.device.queue.submit([encoder.finish()]);
-            self.position += chunk.len();
+            _ => self.submit_next(tokens, sampling, &skip).await?,
+        };
+        let mut after = None;
+        if self.position < self.config.context {
+            self.reserve(1).await?;
+            after = Some(self.submit_pick(Call { tokens: 1, kept: 1, ..Default::default() }, 1 - flight.slot, true));
         }
-        let picked = self.device.read(&self.buffers.read, 2).await?;
+        let picked = self.device.read(&self.buffers.ring[flight.slot], 2, Some(flight.submission)).await?;
         if !f32::from_bits(picked[1]).is_finite() || picked[0] as usize >= self.config.vocab {
             return Err(Error::internal("the logits hold no finite number"));
         }
+        self.ahead = after.map(|flight| Ahead { flight, token: picked[0], position: self.position, sampling, skip });
         Ok(picked[0])
     }
 
-    /// Writes what a chunk, sequences of `lengths` tokens, needs before it runs.
-    fn start(&self, chunk: &[u32], lengths: &[usize], probes: usize) -> Call {
-        let shared = self.position as u32;
-        let call =
-            Call { tokens: chunk.len() as u32, start: shared, probes: probes as u32, shared, ..Default::default() };
-        let mut places: Vec<[u32; 2]> = Vec::with_capacity(chunk.len());
-        for &length in lengths {
-            let own = shared + places.len() as u32;
-            places.extend((0..length as u32).map(|t| [shared + t, own]));
+    /// Submits passes over `tokens`; the last one picks.
+    async fn submit_next(&mut self, tokens: &[u32], sampling: Sampling, skip: &Range<u32>) -> Result<Flight> {
+        self.reserve(tokens.len()).await?;
+        let (first, last) = tokens.split_at((tokens.len() - 1) / PASS * PASS);
+        for chunk in first.chunks(PASS) {
+            self.submit(chunk, &[chunk.len()], Vec::new(), 0)?;
+        }
+        let mut call = self.start(last, &[last.len()], &[last.len() as u32 - 1]);
+        call.position = (self.position + last.len() - 1) as u32;
+        (call.skip_from, call.skip_to) = (skip.start, skip.end);
+        if let Sampling::Random { temperature, min_p, seed } = sampling {
+            (call.random, call.temperature, call.seed) = (1, temperature, seed);
+            // min_p 0 keeps every token; its logarithm is no number a shader may hold.
+            call.floor = (temperature * min_p.ln()).max(-1e30);
         }
         self.device.queue.write_buffer(&self.buffers.call, 0, bytemuck::bytes_of(&call));
-        self.device.queue.write_buffer(&self.buffers.ids, 0, bytemuck::cast_slice(chunk));
-        self.device.queue.write_buffer(&self.buffers.places, 0, bytemuck::cast_slice(&places));
-        call
+        let flight = self.submit_pick(call, 0, false);
+        self.position += last.len();
+        Ok(flight)
     }
 
-    fn layers_plan(&self, tokens: usize) -> &[Dispatch] {
-        if tokens == 1 { &self.plan.decode } else { &self.plan.prefill }
+    /// Submits a pass that picks a token into `slot` of the ring; `chained`: over the token that the one before it picked.
+    fn submit_pick(&self, call: Call, slot: usize, chained: bool) -> Flight {
+        let Buffers { call: current, next, picked, ring, .. } = &self.buffers;
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        if chained {
+            encoder.copy_buffer_to_buffer(next, 0, current, 0, size_of::<Call>() as u64);
+        }
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.run_layers(&mut pass, call);
+            run(&mut pass, &self.plan.pick, call);
+        }
+        encoder.copy_buffer_to_buffer(picked, 0, &ring[slot], 0, 8);
+        Flight { slot, submission: self.device.queue.submit([encoder.finish()]) }
+    }
+
+    /// Writes what the shaders read of a chunk's tokens, sequences of `lengths`, of which `kept` go through all of the last
+    /// layer. Returns the call, which is still to be written.
+    fn start(&mut self, chunk: &[u32], lengths: &[usize], kept: &[u32]) -> Call {
+        // A pass that ran ahead has left its token where this one writes.
+        self.ahead = None;
+        let shared = self.position as u32;
+        let mut table: Vec<TokenEntry> = Vec::with_capacity(chunk.len());
+        for &length in lengths {
+            let own = table.len();
+            table.extend(chunk[own..own + length].iter().zip(0..).map(|(&id, t)| TokenEntry {
+                id,
+                position: shared + t,
+                own: shared + own as u32,
+                kept: 0,
+            }));
+        }
+        for (entry, &token) in table.iter_mut().zip(kept) {
+            entry.kept = token;
+        }
+        self.device.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&table));
+        Call { tokens: chunk.len() as u32, start: shared, kept: kept.len() as u32, shared, ..Default::default() }
+    }
+
+    fn run_layers(&self, pass: &mut wgpu::ComputePass, call: Call) {
+        run(pass, if call.tokens == 1 { &self.plan.decode } else { &self.plan.prefill }, call);
+        run(pass, if call.kept == 1 { &self.plan.tail_one } else { &self.plan.tail }, call);
     }
 
     /// Makes room for `tokens` more positions, and checks that the device is still there.
@@ -336,18 +456,16 @@ impl Model {
         let capacity = needed.max(2 * self.capacity).min(self.config.context);
         let (device, config) = (&self.device, &self.config);
         let (angles, cache) = device.scoped("KV cache", || allocate_cache(device, config, capacity)).await?;
-        let kept = (self.position * config.kv_dim() / 2 * 4) as u64;
+        let kept = (self.position * config.kv_dim() * 4) as u64;
         let mut encoder = device.device.create_command_encoder(&Default::default());
         if kept > 0 {
             for (old, new) in self.cache.iter().zip(&cache) {
-                encoder.copy_buffer_to_buffer(&old.keys, 0, &new.keys, 0, kept);
-                encoder.copy_buffer_to_buffer(&old.values, 0, &new.values, 0, kept);
+                encoder.copy_buffer_to_buffer(&old.pairs, 0, &new.pairs, 0, kept);
             }
         }
         device.queue.submit([encoder.finish()]);
         for old in std::mem::replace(&mut self.cache, cache) {
-            old.keys.destroy();
-            old.values.destroy();
+            old.pairs.destroy();
         }
         std::mem::replace(&mut self.angles, angles).destroy();
         self.capacity = capacity;
@@ -357,94 +475,51 @@ impl Model {
 
     /// Makes every bind group and lists the dispatches.
     async fn build_plan(&mut self) -> Result<Plan> {
-        let Self { device, config, kernels, embedding, layers, norm, head, buffers: b, angles, cache, .. } = self;
-        let mut plan = Planner { device, kernels };
+        let Self { device, config, kernels, embedding, layers, norm, head, buffers, angles, cache, .. } = self;
+        let mut plan = Planner { device, kernels, config, buffers, angles };
+        let b = plan.buffers;
         let head = head.as_ref().unwrap_or(embedding);
-        let hidden = ("HIDDEN", config.hidden as u32);
-        let shape =
-            [("HEADS", config.heads as u32), ("HEAD_DIM", config.head_dim as u32), ("KV_DIM", config.kv_dim() as u32)];
-        let eps = config.norm_eps;
-        let group64 = |n: usize| (n as u32).div_ceil(64);
+        let rows = [("HIDDEN", config.hidden as u32)];
+        let embed = [(3, &b.table), (4, &b.x)];
+        let grid = Grid::PerToken((config.hidden as u32 / 4).div_ceil(64));
 
-        let mut both = [Vec::new(), Vec::new()];
-        for (one, list) in both.iter_mut().enumerate() {
-            let one = one == 1;
-            list.push(
-                plan.weighted(
-                    Kernel::Embed,
-                    embedding,
-                    &[hidden],
-                    None,
-                    &[(3, &b.ids), (4, &b.x)],
-                    Grid::PerToken(group64(config.hidden / 4)),
-                )
-                .await?,
-            );
-            for (layer, cache) in layers.iter().zip(cache.iter()) {
-                // Attention: normed [tokens, hidden] -> q [tokens, hidden], k and v [tokens, kv_dim].
-                list.push(plan.norm(&layer.attn_norm, b, false, config.hidden, eps).await?);
-                list.push(plan.matmul(&layer.q, &b.call, &b.normed, &b.q, false, one).await?);
-                list.push(plan.matmul(&layer.k, &b.call, &b.normed, &b.k, false, one).await?);
-                list.push(plan.matmul(&layer.v, &b.call, &b.normed, &b.v, false, one).await?);
-                let rope = [
-                    (0, &b.call),
-                    (1, &*angles),
-                    (2, &b.q),
-                    (3, &b.k),
-                    (4, &b.v),
-                    (5, &cache.keys),
-                    (6, &cache.values),
-                    (7, &b.places),
-                ];
-                let pairs = group64((config.hidden + config.kv_dim()) / 2);
-                list.push(plan.plain(Kernel::RopeKv, &shape, &rope, Grid::PerToken(pairs)).await?);
-                let attention =
-                    [(0, &b.call), (1, &b.q), (2, &cache.keys), (3, &cache.values), (4, &b.attended), (5, &b.places)];
-                list.push(
-                    plan.plain(Kernel::Attention, &shape, &attention, Grid::TokensBy(config.heads as u32)).await?,
-                );
-                list.push(plan.matmul(&layer.o, &b.call, &b.attended, &b.x, true, one).await?);
-
-                // Feed-forward: gate and up [tokens, ffn], down back to x [tokens, hidden].
-                list.push(plan.norm(&layer.ffn_norm, b, false, config.hidden, eps).await?);
-                list.push(plan.matmul(&layer.gate, &b.call, &b.normed, &b.gate, false, one).await?);
-                list.push(plan.matmul(&layer.up, &b.call, &b.normed, &b.up, false, one).await?);
-                let swiglu = [(1, &b.gate), (2, &b.up)];
-                list.push(
-                    plan.plain(
-                        Kernel::Swiglu,
-                        &[("FFN", config.ffn as u32)],
-                        &swiglu,
-                        Grid::PerToken(group64(config.ffn)),
-                    )
-                    .await?,
-                );
-                list.push(plan.matmul(&layer.down, &b.call, &b.gate, &b.x, true, one).await?);
+        let mut ways = [(Rows::All, Vec::new()), (Rows::One, Vec::new())];
+        for (way, list) in &mut ways {
+            list.push(plan.weighted(Kernel::Embed, embedding, &rows, None, &embed, grid).await?);
+            for (index, (layer, cache)) in layers.iter().zip(cache.iter()).enumerate() {
+                // x [tokens, hidden] -> q [tokens, hidden], keys and values in the cache.
+                for (first, matrix) in &layer.qkv {
+                    let store = Store::Qkv(*first, cache);
+                    list.push(plan.product(matrix, &b.x, Some(&layer.attn_norm), store, &b.q, *way).await?);
+                }
+                if index + 1 < layers.len() {
+                    list.push(plan.attention(cache, false).await?);
+                    list.push(plan.product(&layer.o, &b.attended, None, Store::Add, &b.x, *way).await?);
+                    plan.feed_forward(layer, &b.x, *way, list).await?;
+                }
             }
         }
-        let [prefill, decode] = both;
-        let probe = plan
-            .weighted(
-                Kernel::HeadRows,
-                head,
-                &[hidden],
-                Some(eps),
-                &[(0, &b.call), (3, &b.x), (4, &*norm), (5, &b.probes), (6, &b.logits)],
-                Grid::Probes,
-            )
-            .await?;
+        let [(_, prefill), (_, decode)] = ways;
+        let mut tails = [(Rows::Kept, Vec::new()), (Rows::One, Vec::new())];
+        if let (Some(layer), Some(cache)) = (layers.last(), cache.last()) {
+            for (way, list) in &mut tails {
+                list.push(plan.attention(cache, true).await?);
+                let store = Store::AddKept(&b.x);
+                list.push(plan.product(&layer.o, &b.attended, None, store, &b.x_kept, *way).await?);
+                plan.feed_forward(layer, &b.x_kept, *way, list).await?;
+            }
+        }
+        let [(_, tail), (_, tail_one)] = tails;
+
+        let buffers = [(0, &b.call), (3, &b.x_kept), (4, &*norm), (5, &b.probes), (6, &b.logits)];
+        let eps = Some(config.norm_eps);
+        let probe = vec![plan.weighted(Kernel::HeadRows, head, &rows, eps, &buffers, Grid::Probes).await?];
+        let sample = [(0, &b.call), (1, &b.logits), (2, &b.picked), (3, &b.table), (4, &b.next)];
         let pick = vec![
-            plan.norm(norm, b, true, config.hidden, eps).await?,
-            plan.matmul(head, &b.call, &b.normed, &b.logits, false, true).await?,
-            plan.plain(
-                Kernel::Sample,
-                &[("VOCAB", config.vocab as u32)],
-                &[(0, &b.call), (1, &b.logits), (2, &b.picked)],
-                Grid::Fixed(1, 1),
-            )
-            .await?,
+            plan.product(head, &b.x_kept, Some(norm), Store::Plain, &b.logits, Rows::One).await?,
+            plan.plain(Kernel::Sample, &[("VOCAB", config.vocab as u32)], &sample, Grid::Fixed(1, 1)).await?,
         ];
-        Ok(Plan { prefill, decode, probe: vec![probe], pick })
+        Ok(Plan { prefill, decode, tail, tail_one, probe, pick })
     }
 
     /// Frees what the model holds on the device; in the browser memory would wait for the garbage collector otherwise.
@@ -457,6 +532,9 @@ impl Model {
 struct Planner<'a> {
     device: &'a Device,
     kernels: &'a mut Kernels,
+    config: &'a Config,
+    buffers: &'a Buffers,
+    angles: &'a wgpu::Buffer,
 }
 
 impl Planner<'_> {
@@ -507,38 +585,80 @@ impl Planner<'_> {
         self.make(kernel, &all, &bound, grid).await
     }
 
-    async fn matmul(
+    /// `matrix` times the rows of `x`, or of their RMSNorm where there is a `gain`, to `out`.
+    async fn product(
         &mut self,
         matrix: &Matrix,
-        call: &wgpu::Buffer,
         x: &wgpu::Buffer,
+        gain: Option<&wgpu::Buffer>,
+        store: Store<'_>,
         out: &wgpu::Buffer,
-        add: bool,
-        one: bool,
+        rows: Rows,
     ) -> Result<Dispatch> {
-        let rows = matrix.rows as u32;
-        let constants = [("ROWS", rows), ("COLS", matrix.cols as u32), ("ADD", u32::from(add))];
-        if one {
-            let groups = rows.div_ceil(8);
-            let grid = Grid::Fixed(groups.min(32_768), groups.div_ceil(32_768));
-            // One token's kernel has no use for the call's numbers.
-            return self.weighted(Kernel::Matvec, matrix, &constants, None, &[(3, x), (4, out)], grid).await;
+        let (config, b) = (self.config, self.buffers);
+        let height = matrix.rows as u32;
+        let mut constants = vec![
+            ("ROWS", height),
+            ("COLS", matrix.cols as u32),
+            ("STORE", store.number()),
+            ("NORM", u32::from(gain.is_some())),
+        ];
+        let mut buffers = vec![(3, x), (4, out)];
+        buffers.extend(gain.map(|gain| (5, gain)));
+        match store {
+            Store::Qkv(first, cache) => {
+                let (q_rows, kv_dim) = (config.heads * config.head_dim, config.kv_dim());
+                let shape = [("FIRST", first), ("Q_ROWS", q_rows), ("KV_DIM", kv_dim), ("HEAD_DIM", config.head_dim)];
+                constants.extend(shape.map(|(name, value)| (name, value as u32)));
+                buffers.extend([(6, self.angles), (7, &cache.pairs), (8, &b.table)]);
+            }
+            Store::AddKept(residual) => buffers.extend([(6, residual), (8, &b.table)]),
+            _ => {}
         }
-        let buffers = [(0, call), (3, x), (4, out)];
-        self.weighted(Kernel::Matmul, matrix, &constants, None, &buffers, Grid::Tiles(rows.div_ceil(32))).await
+        let eps = gain.map(|_| config.norm_eps);
+        if rows == Rows::One {
+            // One token's kernel has no use for the call's numbers, but for its place in the cache.
+            buffers.extend(matches!(store, Store::Qkv(..)).then_some((0, &b.call)));
+            let groups = height.div_ceil(8);
+            let grid = Grid::Fixed(groups.min(32_768), groups.div_ceil(32_768));
+            return self.weighted(Kernel::Matvec, matrix, &constants, eps, &buffers, grid).await;
+        }
+        buffers.push((0, &b.call));
+        constants.push(("KEPT", u32::from(rows == Rows::Kept)));
+        let tiles = height.div_ceil(32);
+        let grid = if rows == Rows::Kept { Grid::KeptTiles(tiles) } else { Grid::Tiles(tiles) };
+        self.weighted(Kernel::Matmul, matrix, &constants, eps, &buffers, grid).await
     }
 
-    async fn norm(&mut self, gain: &wgpu::Buffer, b: &Buffers, last: bool, width: usize, eps: f32) -> Result<Dispatch> {
+    async fn attention(&mut self, cache: &Cache, kept: bool) -> Result<Dispatch> {
+        let (config, b) = (self.config, self.buffers);
+        let heads = config.heads as u32;
         let constants = [
-            ("WIDTH", Constant::U32(width as u32)),
-            ("LAST", Constant::U32(u32::from(last))),
-            ("EPS", Constant::F32(eps)),
+            ("HEADS", heads),
+            ("HEAD_DIM", config.head_dim as u32),
+            ("KV_DIM", config.kv_dim() as u32),
+            ("KEPT", u32::from(kept)),
         ];
-        let mut buffers = vec![(1, &b.x), (2, gain), (3, &b.normed)];
-        if last {
-            buffers.push((0, &b.call));
+        let buffers = [(0, &b.call), (1, &b.q), (2, &cache.pairs), (4, &b.attended), (5, &b.table)];
+        let grid = if kept { Grid::KeptBy(heads) } else { Grid::TokensBy(heads) };
+        self.plain(Kernel::Attention, &constants, &buffers, grid).await
+    }
+
+    /// x += down(silu(gate(norm(x))) * up(norm(x))), over rows of `x`.
+    async fn feed_forward(
+        &mut self,
+        layer: &Layer,
+        x: &wgpu::Buffer,
+        rows: Rows,
+        list: &mut Vec<Dispatch>,
+    ) -> Result<()> {
+        let gate = &self.buffers.gate;
+        let stores: &[Store] = if layer.gate_up.len() == 1 { &[Store::GateUp] } else { &[Store::Plain, Store::Gated] };
+        for (matrix, store) in layer.gate_up.iter().zip(stores) {
+            list.push(self.product(matrix, x, Some(&layer.ffn_norm), *store, gate, rows).await?);
         }
-        self.make(Kernel::RmsNorm, &constants, &buffers, if last { Grid::Fixed(1, 1) } else { Grid::Tokens }).await
+        list.push(self.product(&layer.down, gate, None, Store::Add, x, rows).await?);
+        Ok(())
     }
 }
 
@@ -547,11 +667,15 @@ fn run(pass: &mut wgpu::ComputePass, dispatches: &[Dispatch], call: Call) {
         let (x, y) = match *grid {
             Grid::Fixed(x, y) => (x, y),
             Grid::PerToken(x) => (x, call.tokens),
-            Grid::Tokens => (call.tokens, 1),
             Grid::Tiles(x) => (x, call.tokens.div_ceil(32)),
+            Grid::KeptTiles(x) => (x, call.kept.div_ceil(32)),
             Grid::TokensBy(y) => (call.tokens, y),
+            Grid::KeptBy(y) => (call.kept, y),
             Grid::Probes => (call.probes, 1),
         };
+        if x * y == 0 {
+            continue;
+        }
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, group, &[]);
         pass.dispatch_workgroups(x, y, 1);
@@ -565,20 +689,18 @@ impl Buffers {
         let rows = |label, width: usize| floats(label, PASS * width);
         Buffers {
             call: device.buffer("call", size_of::<Call>() as u64, Usage::UNIFORM | Usage::COPY_DST),
-            ids: device.buffer("ids", PASS as u64 * 4, Usage::STORAGE | Usage::COPY_DST),
-            places: device.buffer("places", PASS as u64 * 8, Usage::STORAGE | Usage::COPY_DST),
+            next: device.buffer("next", size_of::<Call>() as u64, Usage::STORAGE | Usage::COPY_SRC),
+            table: device.buffer("table", (PASS * size_of::<TokenEntry>()) as u64, Usage::STORAGE | Usage::COPY_DST),
             x: rows("x", config.hidden),
-            normed: rows("normed", config.hidden),
+            x_kept: rows("x of kept tokens", config.hidden),
             q: rows("q", config.hidden),
-            k: rows("k", config.kv_dim()),
-            v: rows("v", config.kv_dim()),
             attended: rows("attended", config.hidden),
             gate: rows("gate", config.ffn),
-            up: rows("up", config.ffn),
             probes: device.buffer("probes", MAX_PROBES as u64 * 16, Usage::STORAGE | Usage::COPY_DST),
             logits: device.buffer("logits", config.vocab.max(MAX_PROBES) as u64 * 4, Usage::STORAGE | Usage::COPY_SRC),
             picked: device.buffer("picked", 16, Usage::STORAGE | Usage::COPY_SRC),
             read: device.buffer("read", MAX_PROBES as u64 * 4, Usage::MAP_READ | Usage::COPY_DST),
+            ring: [0, 1].map(|_| device.buffer("picked id", 8, Usage::MAP_READ | Usage::COPY_DST)),
         }
     }
 }
@@ -599,10 +721,8 @@ fn allocate_cache(device: &Device, config: &Config, capacity: usize) -> (wgpu::B
     let bytes: &[u8] = bytemuck::cast_slice(&angles);
     let buffer = device.buffer("angles", bytes.len() as u64, Usage::STORAGE | Usage::COPY_DST);
     device.queue.write_buffer(&buffer, 0, bytes);
-    let plane = |label| {
-        let bytes = (capacity * config.kv_dim() / 2 * 4) as u64;
-        device.buffer(label, bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST)
-    };
-    let cache = (0..config.layers).map(|_| Cache { keys: plane("keys"), values: plane("values") }).collect();
+    let bytes = (capacity * config.kv_dim() * 4) as u64;
+    let pairs = || device.buffer("keys and values", bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST);
+    let cache = (0..config.layers).map(|_| Cache { pairs: pairs() }).collect();
     (buffer, cache)
 }

@@ -10,18 +10,16 @@ use crate::quant::Format;
 const CALL: &str = include_str!("../../shaders/call.wgsl");
 const PLANES: &str = include_str!("../../shaders/planes.wgsl");
 const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
+const STORE: &str = include_str!("../../shaders/store.wgsl");
 
 /// A kernel's file and the parts it builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
     Repack,
     Embed,
-    RmsNorm,
     Matmul,
     Matvec,
-    RopeKv,
     Attention,
-    Swiglu,
     HeadRows,
     Sample,
 }
@@ -31,12 +29,9 @@ impl Kernel {
         match self {
             Kernel::Repack => ("repack", vec![include_str!("../../shaders/repack.wgsl")]),
             Kernel::Embed => ("embed", vec![CALL, PLANES, include_str!("../../shaders/embed.wgsl")]),
-            Kernel::RmsNorm => ("rms_norm", vec![CALL, REDUCE, include_str!("../../shaders/rms_norm.wgsl")]),
-            Kernel::Matmul => ("matmul", vec![CALL, PLANES, include_str!("../../shaders/matmul.wgsl")]),
-            Kernel::Matvec => ("matvec", vec![CALL, PLANES, include_str!("../../shaders/matvec.wgsl")]),
-            Kernel::RopeKv => ("rope_kv", vec![CALL, include_str!("../../shaders/rope_kv.wgsl")]),
+            Kernel::Matmul => ("matmul", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul.wgsl")]),
+            Kernel::Matvec => ("matvec", vec![CALL, PLANES, STORE, include_str!("../../shaders/matvec.wgsl")]),
             Kernel::Attention => ("attention", vec![CALL, include_str!("../../shaders/attention.wgsl")]),
-            Kernel::Swiglu => ("swiglu", vec![CALL, include_str!("../../shaders/swiglu.wgsl")]),
             Kernel::HeadRows => ("head_rows", vec![CALL, PLANES, REDUCE, include_str!("../../shaders/head_rows.wgsl")]),
             Kernel::Sample => ("sample", vec![CALL, include_str!("../../shaders/sample.wgsl")]),
         }

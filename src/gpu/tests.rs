@@ -6,7 +6,7 @@ use candle_core::{Device as Candle, Tensor};
 use super::device::{Device, DeviceOptions};
 use super::forward::Call;
 use super::kernels::{Constant, Kernel, Kernels, planes};
-use super::weights::{bind, repack};
+use super::weights::{Matrix, bind, repack};
 use crate::engine::Sampling;
 use crate::quant::Format;
 
@@ -60,12 +60,20 @@ impl Lab {
     }
 
     fn tokens(&self, tokens: usize, start: usize) -> wgpu::Buffer {
-        self.call(Call { tokens: tokens as u32, start: start as u32, shared: start as u32, ..Default::default() })
+        self.kept_of(tokens, start, tokens)
     }
 
-    /// Two sequences after `start` cached tokens, the first of `split` tokens.
-    fn places(&self, tokens: usize, start: usize, split: usize) -> wgpu::Buffer {
-        let of = |t: usize| if t < split { [start + t, start] } else { [start + t - split, start + split] };
+    fn kept_of(&self, tokens: usize, start: usize, kept: usize) -> wgpu::Buffer {
+        let [tokens, start, kept] = [tokens, start, kept].map(|number| number as u32);
+        self.call(Call { tokens, start, kept, shared: start, ..Default::default() })
+    }
+
+    /// Two sequences after `start` cached tokens, the first of `split` tokens; the last of every three tokens is kept.
+    fn table(&self, tokens: usize, start: usize, split: usize) -> wgpu::Buffer {
+        let of = |t: usize| {
+            let (position, own) = if t < split { (start + t, start) } else { (start + t - split, start + split) };
+            [0, position, own, 3 * t + 2]
+        };
         self.upload(&(0..tokens).flat_map(of).map(|number| number as u32).collect::<Vec<u32>>())
     }
 
@@ -94,7 +102,7 @@ impl Lab {
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &read, 0, count as u64 * 4);
         self.device.queue.submit([encoder.finish()]);
-        pollster::block_on(self.device.read(&read, count)).unwrap()
+        pollster::block_on(self.device.read(&read, count, None)).unwrap()
     }
 
     fn floats(&self, buffer: &wgpu::Buffer, count: usize) -> Vec<f32> {
@@ -108,9 +116,40 @@ impl Lab {
         let values = quantised.dequantize(&Candle::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let raw = self.upload(&quantised.data().unwrap());
         let format = Format::from_ggml(dtype).unwrap();
-        let matrix = pollster::block_on(repack(&self.device, &mut self.kernels, "test", format, rows, cols, &raw));
-        let matrix = matrix.unwrap();
+        let matrix = pollster::block_on(Matrix::new(&self.device, "test", format, rows, cols)).unwrap();
+        pollster::block_on(repack(&self.device, &mut self.kernels, &matrix, rows, (1, 0), &raw)).unwrap();
         Weights { format, cols, values, quants: matrix.quants, scales: matrix.scales }
+    }
+
+    /// A product by the kernel for many tokens, into what `out` and `more` hold.
+    fn matmul(
+        &mut self,
+        weights: &Weights,
+        (call, x, out): (&wgpu::Buffer, &[f32], &wgpu::Buffer),
+        constants: &[(&str, usize)],
+        more: &[(u32, &wgpu::Buffer)],
+        tokens: usize,
+    ) {
+        let x = self.upload(x);
+        let mut buffers = vec![(0, call), (3, &x), (4, out)];
+        buffers.extend(more);
+        let groups = (weights.rows().div_ceil(32), tokens.div_ceil(32));
+        self.run(Kernel::Matmul, &weights.product(constants), &weights.buffers(&buffers), groups);
+    }
+
+    /// The same by the kernel for one.
+    fn matvec(
+        &mut self,
+        weights: &Weights,
+        (x, out): (&[f32], &wgpu::Buffer),
+        constants: &[(&str, usize)],
+        more: &[(u32, &wgpu::Buffer)],
+    ) {
+        let x = self.upload(x);
+        let mut buffers = vec![(3, &x), (4, out)];
+        buffers.extend(more);
+        let groups = (weights.rows().div_ceil(8), 1);
+        self.run(Kernel::Matvec, &weights.product(constants), &weights.buffers(&buffers), groups);
     }
 }
 
@@ -142,7 +181,29 @@ impl Weights {
     fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
+
+    fn rows(&self) -> usize {
+        self.values.len() / self.cols
+    }
+
+    /// A product's constants: plain sums of all tokens, but for what `more` says.
+    fn product<'a>(&self, more: &[(&'a str, usize)]) -> Vec<(&'a str, Constant)> {
+        let mut all = vec![("ROWS", self.rows()), ("COLS", self.cols)];
+        let usual = [("STORE", 0), ("NORM", 0), ("KEPT", 0)];
+        all.extend(usual.into_iter().filter(|(name, _)| more.iter().all(|(other, _)| other != name)));
+        all.extend(more);
+        let mut all = self.constants(&all);
+        all.push(("EPS", Constant::F32(EPS)));
+        all
+    }
+
+    /// [tokens, rows], with f64 sums.
+    fn times(&self, x: &[f32]) -> Vec<f32> {
+        x.chunks(self.cols).flat_map(|x| (0..self.rows()).map(|row| dot(self.row(row), x))).collect()
+    }
 }
+
+const EPS: f32 = 1e-5;
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
@@ -154,9 +215,10 @@ fn repack_and_embed_give_the_rows_that_candle_decodes() {
         for dtype in FORMATS {
             for (rows, cols) in [(1, 32), (7, 96), (65, 576)] {
                 let weights = lab.weights(dtype, rows, cols);
-                let ids: Vec<u32> = [0, rows - 1, rows / 2].map(|id| id as u32).to_vec();
+                let ids = [0, rows - 1, rows / 2].map(|id| id as u32);
+                let table: Vec<u32> = ids.iter().flat_map(|&id| [id, 0, 0, 0]).collect();
                 let x = lab.upload(&vec![0f32; ids.len() * cols]);
-                let buffers = [(3, &lab.upload(&ids)), (4, &x)];
+                let buffers = [(3, &lab.upload(&table)), (4, &x)];
                 let constants = weights.constants(&[("HIDDEN", cols)]);
                 lab.run(Kernel::Embed, &constants, &weights.buffers(&buffers), ((cols / 4).div_ceil(64), ids.len()));
                 let want: Vec<f32> = ids.iter().flat_map(|&id| weights.row(id as usize)).copied().collect();
@@ -167,37 +229,153 @@ fn repack_and_embed_give_the_rows_that_candle_decodes() {
 }
 
 #[test]
+fn tensors_that_share_a_matrix_get_their_rows_in_it() {
+    on_both(|lab| {
+        for dtype in FORMATS {
+            let (cols, format) = (96, Format::from_ggml(dtype).unwrap());
+            let parts: Vec<QTensor> = (0..2)
+                .map(|seed| {
+                    let dense = Tensor::from_vec(noise(5 * cols, seed), (5, cols), &Candle::Cpu).unwrap();
+                    QTensor::quantize(&dense, dtype).unwrap()
+                })
+                .collect();
+            let values: Vec<Vec<f32>> = parts
+                .iter()
+                .map(|part| part.dequantize(&Candle::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap())
+                .collect();
+            for berths in [[(1, 0), (1, 5)], [(2, 0), (2, 1)]] {
+                let matrix = pollster::block_on(Matrix::new(&lab.device, "test", format, 10, cols)).unwrap();
+                let mut want = vec![0.0; 10 * cols];
+                for ((part, values), (step, offset)) in parts.iter().zip(&values).zip(berths) {
+                    let raw = lab.upload(&part.data().unwrap());
+                    pollster::block_on(repack(&lab.device, &mut lab.kernels, &matrix, 5, (step, offset), &raw))
+                        .unwrap();
+                    for (row, values) in values.chunks(cols).enumerate() {
+                        want[(row * step + offset) * cols..][..cols].copy_from_slice(values);
+                    }
+                }
+                let Matrix { quants, scales, .. } = matrix;
+                let weights = Weights { format, cols, values: want.clone(), quants, scales };
+                let table: Vec<u32> = (0..10).flat_map(|id| [id, 0, 0, 0]).collect();
+                let x = lab.upload(&vec![0f32; 10 * cols]);
+                let buffers = [(3, &lab.upload(&table)), (4, &x)];
+                let constants = weights.constants(&[("HIDDEN", cols)]);
+                lab.run(Kernel::Embed, &constants, &weights.buffers(&buffers), ((cols / 4).div_ceil(64), 10));
+                close(&lab.floats(&x, 10 * cols), &want, 1e-6, &format!("{dtype:?} {berths:?}"));
+            }
+        }
+    });
+}
+
+const ROW_COUNTS: [(usize, usize); 4] = [(1, 32), (31, 64), (33, 96), (100, 288)];
+
+#[test]
 fn matmul_and_matvec_give_the_scalar_products() {
     on_both(|lab| {
         for dtype in FORMATS {
-            for (rows, cols) in [(1, 32), (31, 64), (33, 96), (100, 288)] {
+            for (rows, cols) in ROW_COUNTS {
                 let weights = lab.weights(dtype, rows, cols);
                 for tokens in [1, 2, 31, 32, 33, 65] {
-                    for add in [0, 1] {
-                        let what = format!("{dtype:?} [{rows}, {cols}], {tokens} tokens, add {add}");
+                    for store in [0, 1] {
+                        let what = format!("{dtype:?} [{rows}, {cols}], {tokens} tokens, store {store}");
                         let x = noise(tokens * cols, 77);
                         let before = noise(tokens * rows, 78);
-                        let mut want = Vec::new();
-                        for t in 0..tokens {
-                            for r in 0..rows {
-                                let product = dot(weights.row(r), &x[t * cols..][..cols]);
-                                want.push(product + add as f32 * before[t * rows + r]);
-                            }
-                        }
-                        let constants = weights.constants(&[("ROWS", rows), ("COLS", cols), ("ADD", add)]);
-                        let (call, x) = (lab.tokens(tokens, 0), lab.upload(&x));
-                        let out = lab.upload(&before);
-                        let buffers = [(0, &call), (3, &x), (4, &out)];
-                        let groups = (rows.div_ceil(32), tokens.div_ceil(32));
-                        lab.run(Kernel::Matmul, &constants, &weights.buffers(&buffers), groups);
+                        let mut want = weights.times(&x);
+                        want.iter_mut().zip(&before).for_each(|(want, before)| *want += store as f32 * before);
+                        let (call, out) = (lab.tokens(tokens, 0), lab.upload(&before));
+                        lab.matmul(&weights, (&call, &x, &out), &[("STORE", store)], &[], tokens);
                         // With shader-f16 a weight is rounded to f16 in the tile.
                         close(&lab.floats(&out, want.len()), &want, 4e-3, &format!("matmul {what}"));
                         if tokens == 1 {
                             let out = lab.upload(&before);
-                            let buffers = [(3, &x), (4, &out)];
-                            lab.run(Kernel::Matvec, &constants, &weights.buffers(&buffers), (rows.div_ceil(8), 1));
+                            lab.matvec(&weights, (&x, &out), &[("STORE", store)], &[]);
                             close(&lab.floats(&out, want.len()), &want, 1e-4, &format!("matvec {what}"));
                         }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_product_of_the_norm_gives_what_the_norm_by_itself_would() {
+    on_both(|lab| {
+        for dtype in [GgmlDType::F32, GgmlDType::Q5_0] {
+            for (rows, cols) in ROW_COUNTS {
+                let weights = lab.weights(dtype, rows, cols);
+                let gain = noise(cols, 6);
+                let gains = lab.upload(&gain);
+                for tokens in [1, 2, 33, 65] {
+                    let what = format!("{dtype:?} [{rows}, {cols}], {tokens} tokens");
+                    let x: Vec<f32> = noise(tokens * cols, 77).iter().map(|x| x * 9.0).collect();
+                    let normed: Vec<f32> = x.chunks(cols).flat_map(|x| rms_norm(x, &gain, EPS)).collect();
+                    let want = weights.times(&normed);
+                    let (call, out) = (lab.tokens(tokens, 0), lab.upload(&vec![0f32; want.len()]));
+                    lab.matmul(&weights, (&call, &x, &out), &[("NORM", 1)], &[(5, &gains)], tokens);
+                    close(&lab.floats(&out, want.len()), &want, 4e-3, &format!("matmul {what}"));
+                    if tokens == 1 {
+                        let out = lab.upload(&vec![0f32; want.len()]);
+                        lab.matvec(&weights, (&x, &out), &[("NORM", 1)], &[(5, &gains)]);
+                        close(&lab.floats(&out, want.len()), &want, 1e-4, &format!("matvec {what}"));
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn kept_tokens_get_their_own_rows_of_the_residual() {
+    on_both(|lab| {
+        for (rows, cols) in ROW_COUNTS {
+            let weights = lab.weights(GgmlDType::Q8_0, rows, cols);
+            for kept in [1, 2, 33] {
+                let x = noise(kept * cols, 77);
+                // Of three times as many tokens, every third is kept.
+                let residual = noise(3 * kept * rows, 78);
+                let of = |t: usize| &residual[(3 * t + 2) * rows..][..rows];
+                let want: Vec<f32> =
+                    weights.times(&x).iter().zip((0..kept).flat_map(of)).map(|(sum, x)| sum + x).collect();
+                let (call, table) = (lab.kept_of(3 * kept, 0, kept), lab.table(3 * kept, 0, 3 * kept));
+                let (residual, out) = (lab.upload(&residual), lab.upload(&vec![0f32; want.len()]));
+                let more = [(6, &residual), (8, &table)];
+                lab.matmul(&weights, (&call, &x, &out), &[("STORE", 2), ("KEPT", 1)], &more, kept);
+                close(&lab.floats(&out, want.len()), &want, 4e-3, &format!("matmul [{rows}, {cols}], {kept} kept"));
+                if kept == 1 {
+                    let out = lab.upload(&vec![0f32; want.len()]);
+                    lab.matvec(&weights, (&x, &out), &[("STORE", 2)], &more);
+                    close(&lab.floats(&out, want.len()), &want, 1e-4, &format!("matvec [{rows}, {cols}]"));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn gate_and_up_give_the_scalar_gate_together_and_apart() {
+    on_both(|lab| {
+        for (ffn, cols) in [(1, 32), (16, 64), (33, 96), (80, 96)] {
+            let both = lab.weights(GgmlDType::F32, 2 * ffn, cols);
+            let up = lab.weights(GgmlDType::F32, ffn, cols);
+            let silu = |g: f32| g / (1.0 + (-g).exp());
+            for tokens in [1, 2, 33] {
+                let x: Vec<f32> = noise(tokens * cols, 7);
+                let together: Vec<f32> = both.times(&x).chunks(2).map(|pair| silu(pair[0]) * pair[1]).collect();
+                let gate: Vec<f32> = noise(tokens * ffn, 8).iter().map(|x| x * 6.0).collect();
+                let apart: Vec<f32> = up.times(&x).iter().zip(&gate).map(|(up, &gate)| silu(gate) * up).collect();
+                let call = lab.tokens(tokens, 0);
+                for (store, weights, before, want) in
+                    [(4, &both, &vec![0.0; together.len()], &together), (5, &up, &gate, &apart)]
+                {
+                    let what = format!("[{tokens}, {ffn}], store {store}");
+                    let out = lab.upload(before);
+                    lab.matmul(weights, (&call, &x, &out), &[("STORE", store)], &[], tokens);
+                    close(&lab.floats(&out, want.len()), want, 1e-2, &format!("matmul {what}"));
+                    if tokens == 1 {
+                        let out = lab.upload(before);
+                        lab.matvec(weights, (&x, &out), &[("STORE", store)], &[]);
+                        close(&lab.floats(&out, want.len()), want, 1e-3, &format!("matvec {what}"));
                     }
                 }
             }
@@ -210,56 +388,8 @@ fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(gain).map(|(x, gain)| x * scale * gain).collect()
 }
 
-#[test]
-fn rms_norm_gives_the_scalar_norm() {
-    on_both(|lab| {
-        for (tokens, width) in [(1, 32), (3, 96), (33, 65), (5, 576)] {
-            for last in [false, true] {
-                let (x, gain) = (noise(tokens * width, 5), noise(width, 6));
-                let rows: Vec<_> = x.chunks(width).skip(if last { tokens - 1 } else { 0 }).collect();
-                let want: Vec<f32> = rows.iter().flat_map(|row| rms_norm(row, &gain, 1e-5)).collect();
-                let (call, x, gain) = (lab.tokens(tokens, 0), lab.upload(&x), lab.upload(&gain));
-                let out = lab.upload(&vec![0f32; tokens * width]);
-                let constants = [
-                    ("WIDTH", Constant::U32(width as u32)),
-                    ("LAST", Constant::U32(u32::from(last))),
-                    ("EPS", Constant::F32(1e-5)),
-                ];
-                let mut buffers = vec![(1, &x), (2, &gain), (3, &out)];
-                buffers.extend(last.then_some((0, &call)));
-                lab.run(Kernel::RmsNorm, &constants, &buffers, (rows.len(), 1));
-                close(
-                    &lab.floats(&out, want.len()),
-                    &want,
-                    1e-4,
-                    &format!("[{tokens}, {width}], the last row alone: {last}"),
-                );
-            }
-        }
-    });
-}
-
-#[test]
-fn swiglu_gives_the_scalar_gate() {
-    on_both(|lab| {
-        for (tokens, ffn) in [(1, 1), (3, 33), (2, 160), (1, 1536)] {
-            let (mut gate, up) = (noise(tokens * ffn, 7), noise(tokens * ffn, 8));
-            gate.iter_mut().for_each(|x| *x *= 30.0);
-            let want: Vec<f32> = gate.iter().zip(&up).map(|(g, up)| g / (1.0 + (-g).exp()) * up).collect();
-            let (gate, up) = (lab.upload(&gate), lab.upload(&up));
-            let constants = [("FFN", Constant::U32(ffn as u32))];
-            lab.run(Kernel::Swiglu, &constants, &[(1, &gate), (2, &up)], (ffn.div_ceil(64), tokens));
-            close(&lab.floats(&gate, want.len()), &want, 1e-4, &format!("[{tokens}, {ffn}]"));
-        }
-    });
-}
-
 /// (query heads, key heads, width of a head)
 const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 2), (3, 1, 16), (9, 3, 64), (2, 2, 160)];
-
-fn shape_constants((heads, kv_heads, dim): (usize, usize, usize)) -> [(&'static str, Constant); 3] {
-    [("HEADS", heads), ("HEAD_DIM", dim), ("KV_DIM", kv_heads * dim)].map(|(name, n)| (name, Constant::U32(n as u32)))
-}
 
 /// A value as the cache holds it.
 fn as_f16(x: f32) -> f32 {
@@ -271,55 +401,77 @@ fn unpack(words: &[u32]) -> Vec<f32> {
 }
 
 #[test]
-fn rope_kv_rotates_interleaved_pairs_and_fills_the_cache() {
+fn q_k_and_v_are_rotated_and_cached_together_and_apart() {
     on_both(|lab| {
         for shape @ (heads, kv_heads, dim) in SHAPES {
-            for (tokens, start, split) in [(1, 0, 1), (3, 0, 3), (33, 7, 33), (33, 7, 20)] {
+            let (cols, q_rows, kv_dim) = (64, heads * dim, kv_heads * dim);
+            let rows = q_rows + 2 * kv_dim;
+            let stack = lab.weights(GgmlDType::F32, rows, cols);
+            for (tokens, start, split) in [(1, 0, 1), (1, 9, 1), (3, 0, 3), (33, 7, 33), (33, 7, 20)] {
                 let what = format!("{shape:?}, {tokens} tokens from {start}");
-                let (q, k) = (noise(tokens * heads * dim, 1), noise(tokens * kv_heads * dim, 2));
-                let v = noise(tokens * kv_heads * dim, 3);
+                let x = noise(tokens * cols, 1);
                 let angle = |position: usize, i: usize| {
                     (position as f64 * 10_000f64.powf(-2.0 * i as f64 / dim as f64)).sin_cos()
                 };
-                let rotated = |x: &[f32], heads: usize| -> Vec<f32> {
-                    let mut out = Vec::new();
-                    for (at, pair) in x.chunks(2).enumerate() {
-                        let (t, i) = (at / (heads * dim / 2), at % (dim / 2));
-                        let position = start + if t < split { t } else { t - split };
-                        let (sin, cos) = angle(position, i);
-                        let (a, b) = (f64::from(pair[0]), f64::from(pair[1]));
-                        out.extend([(a * cos - b * sin) as f32, (a * sin + b * cos) as f32]);
-                    }
-                    out
-                };
-                let (want_q, want_k) = (rotated(&q, heads), rotated(&k, kv_heads));
+                // q, k and v of each token, the first two rotated.
+                let (mut want_q, mut want_cache) = (Vec::new(), Vec::new());
+                for (t, sums) in stack.times(&x).chunks(rows).enumerate() {
+                    let position = start + if t < split { t } else { t - split };
+                    let rotated: Vec<f32> = sums[..q_rows + kv_dim]
+                        .chunks(2)
+                        .enumerate()
+                        .flat_map(|(at, pair)| {
+                            let (sin, cos) = angle(position, at % (dim / 2));
+                            let (a, b) = (f64::from(pair[0]), f64::from(pair[1]));
+                            [(a * cos - b * sin) as f32, (a * sin + b * cos) as f32]
+                        })
+                        .collect();
+                    want_q.extend_from_slice(&rotated[..q_rows]);
+                    want_cache.extend_from_slice(&rotated[q_rows..]);
+                    want_cache.extend_from_slice(&sums[q_rows + kv_dim..]);
+                }
                 let positions = start + tokens;
-                let angles: Vec<[f32; 2]> = (0..positions * dim / 2)
+                let angles: Vec<f32> = (0..positions * dim / 2)
                     .map(|at| angle(at / (dim / 2), at % (dim / 2)))
-                    .map(|(sin, cos)| [cos as f32, sin as f32])
+                    .flat_map(|(sin, cos)| [cos as f32, sin as f32])
                     .collect();
-                let angles: Vec<f32> = angles.into_flattened();
-                let plane = positions * kv_heads * dim / 2;
-                let (keys, values) = (lab.upload(&vec![0u32; plane]), lab.upload(&vec![0u32; plane]));
-                let (call, q_out) = (lab.tokens(tokens, start), lab.upload(&q));
-                let (angles, k, v_in) = (lab.upload(&angles), lab.upload(&k), lab.upload(&v));
-                let places = lab.places(tokens, start, split);
-                let buffers = [
-                    (0, &call),
-                    (1, &angles),
-                    (2, &q_out),
-                    (3, &k),
-                    (4, &v_in),
-                    (5, &keys),
-                    (6, &values),
-                    (7, &places),
-                ];
-                let groups = (((heads + kv_heads) * dim / 2).div_ceil(64), tokens);
-                lab.run(Kernel::RopeKv, &shape_constants(shape), &buffers, groups);
-                close(&lab.floats(&q_out, want_q.len()), &want_q, 1e-5, &format!("q, {what}"));
-                let skip = start * kv_heads * dim;
-                close(&unpack(&lab.words(&keys, plane))[skip..], &want_k, 1e-3, &format!("k, {what}"));
-                close(&unpack(&lab.words(&values, plane))[skip..], &v, 1e-3, &format!("v, {what}"));
+                let (call, table) = (lab.tokens(tokens, start), lab.table(tokens, start, split));
+                let (angles, plane) = (lab.upload(&angles), positions * kv_dim);
+                let check = |lab: &mut Lab, many: bool, parts: &[(&Weights, usize)]| {
+                    let what = format!("{what}, {} parts, many {many}", parts.len());
+                    let (q, cache) = (lab.upload(&vec![0f32; want_q.len()]), lab.upload(&vec![0u32; plane]));
+                    let more = [(6, &angles), (7, &cache), (8, &table)];
+                    for &(weights, first) in parts {
+                        let constants =
+                            [("STORE", 3), ("FIRST", first), ("Q_ROWS", q_rows), ("KV_DIM", kv_dim), ("HEAD_DIM", dim)];
+                        if many {
+                            lab.matmul(weights, (&call, &x, &q), &constants, &more, tokens);
+                        } else {
+                            let more: Vec<_> = more.iter().copied().chain([(0, &call)]).collect();
+                            lab.matvec(weights, (&x, &q), &constants, &more);
+                        }
+                    }
+                    close(&lab.floats(&q, want_q.len()), &want_q, 5e-3, &format!("q, {what}"));
+                    let cached = unpack(&lab.words(&cache, plane));
+                    close(&cached[start * 2 * kv_dim..], &want_cache, 5e-3, &format!("cache, {what}"));
+                    assert!(cached[..start * 2 * kv_dim].iter().all(|&x| x == 0.0), "{what}: earlier places");
+                };
+                let whole = [(&stack, 0)];
+                check(lab, true, &whole);
+                if tokens == 1 {
+                    check(lab, false, &whole);
+                }
+                let part = |lab: &Lab, first: usize, count: usize| {
+                    let values = stack.values[first * cols..][..count * cols].to_vec();
+                    let quants = lab.upload(&values);
+                    // F32 planes are the values themselves; scales are not read.
+                    let scales = lab.upload(&[0u32]);
+                    Weights { format: Format::F32, cols, values, quants, scales }
+                };
+                let parts =
+                    [(0, q_rows), (q_rows, kv_dim), (q_rows + kv_dim, kv_dim)].map(|(at, n)| (part(lab, at, n), at));
+                let parts: Vec<_> = parts.iter().map(|(weights, first)| (weights, *first)).collect();
+                check(lab, true, &parts);
             }
         }
     });
@@ -336,8 +488,9 @@ fn attention_gives_the_scalar_softmax() {
                 let q: Vec<f32> = noise(tokens * heads * dim, 4).iter().map(|x| x * 4.0).collect();
                 let cache = |seed| noise(positions * kv_heads * dim, seed).into_iter().map(as_f16).collect::<Vec<_>>();
                 let (keys, values) = (cache(5), cache(6));
-                let mut want = Vec::new();
+                let mut want: Vec<Vec<f32>> = Vec::new();
                 for t in 0..tokens {
+                    let mut row = Vec::new();
                     for head in 0..heads {
                         let query = &q[(t * heads + head) * dim..][..dim];
                         let at = |position: usize| (position * kv_heads + head * kv_heads / heads) * dim;
@@ -350,23 +503,40 @@ fn attention_gives_the_scalar_softmax() {
                         let top = scores.iter().copied().fold(f32::MIN, f32::max);
                         let shares: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
                         let whole: f32 = shares.iter().sum();
-                        want.extend((0..dim).map(|i| {
+                        row.extend((0..dim).map(|i| {
                             shares.iter().zip(&visible).map(|(share, &p)| share * values[at(p) + i]).sum::<f32>()
                                 / whole
                         }));
                     }
+                    want.push(row);
                 }
                 let pack = |x: &[f32]| -> Vec<u32> {
                     let bits = |x: f32| u32::from(half::f16::from_f32(x).to_bits());
                     x.chunks(2).map(|pair| bits(pair[0]) | bits(pair[1]) << 16).collect()
                 };
-                let (call, q) = (lab.tokens(tokens, start), lab.upload(&q));
-                let (keys, values) = (lab.upload(&pack(&keys)), lab.upload(&pack(&values)));
-                let out = lab.upload(&vec![0f32; want.len()]);
-                let places = lab.places(tokens, start, split);
-                let buffers = [(0, &call), (1, &q), (2, &keys), (3, &values), (4, &out), (5, &places)];
-                lab.run(Kernel::Attention, &shape_constants(shape), &buffers, (tokens, heads));
-                close(&lab.floats(&out, want.len()), &want, 1e-4, &format!("{shape:?}, {tokens} tokens from {start}"));
+                let width = kv_heads * dim;
+                let rows: Vec<u32> = (0..positions)
+                    .flat_map(|p| [&keys, &values].map(|x| pack(&x[p * width..][..width])))
+                    .flatten()
+                    .collect();
+                let (q, cache, table) = (lab.upload(&q), lab.upload(&rows), lab.table(tokens, start, split));
+                for kept in [0, 1] {
+                    let chosen: Vec<f32> = match kept {
+                        0 => want.concat(),
+                        _ => want.iter().skip(2).step_by(3).flatten().copied().collect(),
+                    };
+                    let count = chosen.len() / (heads * dim);
+                    if count == 0 {
+                        continue;
+                    }
+                    let (call, out) = (lab.kept_of(tokens, start, count), lab.upload(&vec![0f32; chosen.len()]));
+                    let buffers = [(0, &call), (1, &q), (2, &cache), (4, &out), (5, &table)];
+                    let constants = [("HEADS", heads), ("HEAD_DIM", dim), ("KV_DIM", width), ("KEPT", kept)]
+                        .map(|(name, n)| (name, Constant::U32(n as u32)));
+                    lab.run(Kernel::Attention, &constants, &buffers, (count, heads));
+                    let what = format!("{shape:?}, {tokens} tokens from {start}, kept alone: {kept}");
+                    close(&lab.floats(&out, chosen.len()), &chosen, 1e-4, &what);
+                }
             }
         }
     });
@@ -412,15 +582,28 @@ fn sample_picks_what_the_scalar_code_picks() {
                     // Every third row may not pick its first four ids.
                     let skip = if vocab > 4 && seed % 3 == 1 { 0..4 } else { 0..0 };
                     let (skip_from, skip_to) = (skip.start, skip.end);
-                    let mut call = Call { position: 40 + seed, skip_from, skip_to, ..Default::default() };
+                    let (position, start) = (40 + seed, 30 + seed);
+                    let mut call = Call { tokens: 7, start, position, skip_from, skip_to, ..Default::default() };
                     if let Sampling::Random { temperature, min_p, seed } = sampling {
                         (call.random, call.temperature, call.seed) = (1, temperature, seed);
                         call.floor = temperature * min_p.ln();
                     }
                     let want = sampling.pick(&mut logits.clone(), call.position, skip).unwrap();
+                    let after = Call {
+                        tokens: 1,
+                        kept: 1,
+                        start: start + 7,
+                        shared: start + 7,
+                        position: position + 1,
+                        ..call
+                    };
                     let (call, row, picked) = (lab.call(call), lab.upload(&logits), lab.upload(&[0u32; 2]));
+                    let (table, next) = (lab.upload(&[9u32; 4]), lab.upload(&[9u32; 12]));
                     let constants = [("VOCAB", Constant::U32(vocab as u32))];
-                    lab.run(Kernel::Sample, &constants, &[(0, &call), (1, &row), (2, &picked)], (1, 1));
+                    let buffers = [(0, &call), (1, &row), (2, &picked), (3, &table), (4, &next)];
+                    lab.run(Kernel::Sample, &constants, &buffers, (1, 1));
+                    assert_eq!(lab.words(&table, 4), [want, position + 1, start + 7, 0]);
+                    assert_eq!(lab.words(&next, 12), bytemuck::cast_slice::<Call, u32>(&[after]));
                     let got = lab.words(&picked, 2);
                     assert_eq!(
                         (got[0], f32::from_bits(got[1])),

@@ -2,6 +2,7 @@
 //! a compute shader, into aligned planes. No copy of a tensor is held on the host.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::device::Device;
 use super::forward::Model;
@@ -11,6 +12,11 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorEntry};
 use crate::quant::{BLOCK, Format};
 
+/// The stacks' names, and what they are made of.
+pub(super) const QKV: &str = "attn_qkv";
+pub(super) const GATE_UP: &str = "ffn_gate_up";
+const STACKS: [(&str, &[&str]); 2] = [(QKV, &["attn_q", "attn_k", "attn_v"]), (GATE_UP, &["ffn_gate", "ffn_up"])];
+
 /// One matrix in planes.
 pub struct Matrix {
     pub format: Format,
@@ -18,6 +24,19 @@ pub struct Matrix {
     pub cols: usize,
     pub quants: wgpu::Buffer,
     pub scales: wgpu::Buffer,
+}
+
+/// Where a tensor's rows go: alone into a matrix of its own, or beside others of its format into one matrix, which one
+/// dispatch multiplies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Berth {
+    /// The matrix's name.
+    name: String,
+    /// The matrix's rows.
+    rows: usize,
+    /// Row r becomes row `r * step + offset`.
+    step: usize,
+    offset: usize,
 }
 
 /// A tensor on its way in.
@@ -34,6 +53,8 @@ pub struct WeightLoader {
     device: Device,
     config: Config,
     entries: Vec<TensorEntry>,
+    /// One of each entry.
+    berths: Vec<Berth>,
     arriving: Option<Arriving>,
     staged: Vec<(usize, wgpu::Buffer)>,
     vectors: HashMap<String, wgpu::Buffer>,
@@ -64,6 +85,7 @@ impl WeightLoader {
             device: device.clone(),
             config: config.clone(),
             entries: gguf.tensors.clone(),
+            berths: gguf.tensors.iter().map(|entry| berth(entry, &gguf.tensors, limit)).collect(),
             arriving: None,
             staged: Vec::new(),
             vectors: HashMap::new(),
@@ -135,10 +157,16 @@ impl WeightLoader {
                 self.vectors.insert(entry.name, staging);
                 continue;
             }
-            let Self { device, kernels, .. } = self;
-            let matrix = repack(device, kernels, &entry.name, entry.format, entry.rows, entry.cols, &staging).await?;
+            let berth = &self.berths[index];
+            let matrix = match self.matrices.entry(berth.name.clone()) {
+                Entry::Occupied(found) => found.into_mut(),
+                Entry::Vacant(slot) => {
+                    let matrix = Matrix::new(&self.device, &berth.name, entry.format, berth.rows, entry.cols).await?;
+                    slot.insert(matrix)
+                }
+            };
+            repack(&self.device, &mut self.kernels, matrix, entry.rows, (berth.step, berth.offset), &staging).await?;
             staging.destroy();
-            self.matrices.insert(entry.name, matrix);
         }
         Ok(())
     }
@@ -157,18 +185,61 @@ impl WeightLoader {
     }
 }
 
-/// A matrix's GGUF bytes into planes, on the device.
+/// Where a tensor goes among `all`: q, k and v of a layer one after the other, gate and up in alternating rows, where their
+/// formats agree and the whole is within `limit` bytes.
+fn berth(entry: &TensorEntry, all: &[TensorEntry], limit: u64) -> Berth {
+    let alone = Berth { name: entry.name.clone(), rows: entry.rows, step: 1, offset: 0 };
+    for (together, parts) in STACKS {
+        let Some((layer, nth)) = parts.iter().enumerate().find_map(|(nth, part)| {
+            let layer = entry.name.strip_prefix("blk.")?.strip_suffix(".weight")?.strip_suffix(part)?;
+            Some((layer, nth))
+        }) else {
+            continue;
+        };
+        let peers: Vec<&TensorEntry> = parts
+            .iter()
+            .filter_map(|part| all.iter().find(|peer| peer.name == format!("blk.{layer}{part}.weight")))
+            .filter(|peer| peer.format == entry.format && peer.cols == entry.cols)
+            .collect();
+        let rows = peers.iter().map(|peer| peer.rows).sum();
+        if peers.len() < parts.len() || peers.iter().map(|peer| plane_bytes(peer)).sum::<u64>() > limit {
+            return alone;
+        }
+        let name = format!("blk.{layer}{together}.weight");
+        return match together {
+            GATE_UP => Berth { name, rows, step: parts.len(), offset: nth },
+            _ => Berth { name, rows, step: 1, offset: peers[..nth].iter().map(|peer| peer.rows).sum() },
+        };
+    }
+    alone
+}
+
+impl Matrix {
+    pub(super) async fn new(device: &Device, name: &str, format: Format, rows: usize, cols: usize) -> Result<Self> {
+        let blocks = (rows * cols / BLOCK) as u64;
+        device
+            .scoped(&format!("tensor {name:?}"), || {
+                let usage = wgpu::BufferUsages::STORAGE;
+                let quants = device.buffer(name, blocks * 4 * u64::from(planes(format).words), usage);
+                let scales = device.buffer("scales", blocks * 4, usage);
+                Matrix { format, rows, cols, quants, scales }
+            })
+            .await
+    }
+}
+
+/// GGUF bytes of `rows` rows in the matrix's format into its planes, on the device: row r becomes row `r * step + offset`.
 pub(super) async fn repack(
     device: &Device,
     kernels: &mut Kernels,
-    name: &str,
-    format: Format,
+    matrix: &Matrix,
     rows: usize,
-    cols: usize,
+    (step, offset): (usize, usize),
     raw: &wgpu::Buffer,
-) -> Result<Matrix> {
-    let layout = planes(format);
-    let blocks = rows * cols / BLOCK;
+) -> Result<()> {
+    let Matrix { format, cols, quants, scales, .. } = matrix;
+    let layout = planes(*format);
+    let per_row = cols / BLOCK;
     let (kind, source) = match format {
         Format::Q4_0 => (0, 18),
         Format::Q4_1 => (1, 20),
@@ -177,18 +248,18 @@ pub(super) async fn repack(
         Format::F16 => (4, 64),
         Format::F32 => (5, 128),
     };
-    let plain = if format == Format::Q5_0 { layout.words - 1 } else { layout.words };
-    let constants = [("KIND", kind), ("SOURCE", source), ("WORDS", layout.words), ("PLAIN", plain)];
-    let mut constants = constants.map(|(name, value)| (name, Constant::U32(value))).to_vec();
-    constants.push(("BLOCKS", Constant::U32(blocks as u32)));
+    let plain = if *format == Format::Q5_0 { layout.words - 1 } else { layout.words };
+    let sizes = [("BLOCKS", rows * per_row), ("BLOCKS_PER_ROW", per_row), ("STEP", step), ("OFFSET", offset)];
+    let constants: Vec<_> = [("KIND", kind), ("SOURCE", source), ("WORDS", layout.words), ("PLAIN", plain)]
+        .into_iter()
+        .chain(sizes.map(|(name, value)| (name, value as u32)))
+        .map(|(name, value)| (name, Constant::U32(value)))
+        .collect();
     let pipeline = kernels.get(Kernel::Repack, &constants).await?;
     device
-        .scoped(&format!("tensor {name:?}"), || {
-            let usage = wgpu::BufferUsages::STORAGE;
-            let quants = device.buffer(name, blocks as u64 * 4 * layout.words as u64, usage);
-            let scales = device.buffer("scales", blocks as u64 * 4, usage);
-            let group = bind(device, &pipeline, &[(0, raw), (1, &quants), (2, &scales)]);
-            let groups = (blocks as u32).div_ceil(64);
+        .scoped("repacking a tensor", || {
+            let group = bind(device, &pipeline, &[(0, raw), (1, quants), (2, scales)]);
+            let groups = ((rows * per_row) as u32).div_ceil(64);
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -197,7 +268,6 @@ pub(super) async fn repack(
                 pass.dispatch_workgroups(groups.min(32_768), groups.div_ceil(32_768), 1);
             }
             device.queue.submit([encoder.finish()]);
-            Matrix { format, rows, cols, quants, scales }
         })
         .await
 }
