@@ -7,7 +7,8 @@ A row becomes one sequence, a prefix with up to two branches that do not see eac
     reply or reason, if any       <|expl|> [<|harm|>] text                branch 2, positions p ..
 
 so that the prefix is computed once. Sequences are packed side by side into the rows of a step; a block mask keeps
-them apart, which check.py proves equal to computing each alone.
+them apart, which check.py proves equal to computing each alone. With `task_first` the task token opens the sequence; the
+prefix depends on it then, and each task has a branch of its own from position 0.
 """
 
 import hashlib
@@ -74,11 +75,16 @@ def own_rows(folder: Path) -> list[dict]:
 
 def held_out(rows: list[dict], settings: dict) -> tuple[list[dict], list[dict]]:
     """(training, development): about `held_out` of the rows by a hash of the id, so that new rows move no old one over
-    the line; a minimal pair stays on one side."""
-    sides = [], []
+    the line; a minimal pair stays on one side. Of the rest, `own_share` trains, a smaller share's rows being among a
+    larger one's."""
+    kept, apart = [], []
     for row in rows:
-        sides[chance(settings["seed"], "held out", row.get("pair") or row["id"]) < settings["held_out"]].append(row)
-    return sides
+        key = row.get("pair") or row["id"]
+        if chance(settings["seed"], "held out", key) < settings["held_out"]:
+            apart.append(row)
+        elif chance(settings["seed"], "own share", key) < settings["own_share"]:
+            kept.append(row)
+    return kept, apart
 
 
 def chance(*key) -> float:
@@ -108,10 +114,13 @@ def public_rows(path: Path, protocol: Protocol, settings: dict) -> list[dict]:
 
 
 def epoch_rows(own: list[dict], public: list[dict], settings: dict, number: int) -> list[dict]:
-    """All our own rows, and at most `public_per_own` times as many public ones, drawn in turn from epoch to epoch so
-    that `unsafe_share` of the whole is unsafe."""
+    """All our own rows, and at most `public_per_own` times as many public ones (all of them where there are none of
+    ours), drawn in turn from epoch to epoch so that `unsafe_share` of the whole is unsafe. Reply training alone has no
+    use for rows without a text to write."""
+    if settings["tasks"] == "reply":
+        own, public = [row for row in own if text_of(row)], []
     pools = {label: [row for row in public if row["label"] == label] for label in ("safe", "unsafe")}
-    room = min(len(public), round(len(own) * settings["public_per_own"]))
+    room = min(len(public), round(len(own) * settings["public_per_own"])) if own else len(public)
     wanted = round(settings["unsafe_share"] * (len(own) + room)) - sum(row["label"] == "unsafe" for row in own)
     unsafe = max(0, min(wanted, room, len(pools["unsafe"])))
     # Too few unsafe rows in the pool must not tilt the balance: the safe ones give way.
@@ -170,6 +179,11 @@ class Example:
         self.kinds += kinds
         self.weights += weights
 
+    def answer(self, branch: int, start: int, given: list[int], answer: list[int], kinds: list[int], weights: list[float]):
+        """`given`, whose last token is asked for the answer's first, and so on."""
+        silent = len(given) - 1
+        self.extend(branch, start, given + answer[:-1], [IGNORE] * silent + answer, [0] * silent + kinds, [0.0] * silent + weights)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -179,6 +193,11 @@ def forced(row: dict, settings: dict) -> bool:
     return "reply" in row and chance(settings["seed"], "harm", row["id"]) < settings["harm_rate"]
 
 
+def text_of(row: dict) -> str | None:
+    """What `<|expl|>` asks for: a safeguard reply, or why the query is fine."""
+    return row.get("reply") if row["label"] == "unsafe" else row.get("reason")
+
+
 def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | None = None) -> Example:
     """The row's sequence; with `rng`, its query may change in surface."""
     if rng and rng.random() < settings["augment"]:
@@ -186,8 +205,11 @@ def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | 
         row = {**row, "messages": [*earlier, {**last, "content": augment(last["content"], rng)}]}
     built = Example()
     prefix = protocol.prefix(row, settings["max_query_tokens"])
-    start = len(prefix)
-    built.extend(0, 0, prefix, [IGNORE] * start, [0] * start, [0.0] * start)
+    if settings["task_first"]:
+        start, shared = 0, prefix
+    else:
+        start, shared = len(prefix), []
+        built.extend(0, 0, prefix, [IGNORE] * start, [0] * start, [0.0] * start)
 
     if row["label"] == "safe":
         answer, kinds = [protocol.safe], [LABEL]
@@ -197,16 +219,15 @@ def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | 
     else:
         answer, kinds = [protocol.unsafe], [LABEL]
     weights = [settings["weight_" + KIND_NAMES[kind]] for kind in kinds]
-    built.extend(1, start, [protocol.pred, *answer[:-1]], answer, kinds, weights)
+    if settings["tasks"] != "reply":
+        built.answer(1, start, [protocol.pred, *shared], answer, kinds, weights)
 
-    text = row.get("reply") if row["label"] == "unsafe" else row.get("reason")
-    if text:
-        task = [protocol.expl] + [protocol.harm] * forced(row, settings)
-        body = protocol.text(text.strip())
-        count = len(body) + 1
-        silent = len(task) - 1
-        built.extend(2, start, task + body, [IGNORE] * silent + body + [protocol.im_end], [0] * silent + [REPLY] * count,
-                     [0.0] * silent + [settings["weight_reply"] / count] * count)
+    text = text_of(row)
+    if text and settings["tasks"] != "detect":
+        answer = [*protocol.text(text.strip()), protocol.im_end]
+        count = len(answer)
+        built.answer(2, start, [protocol.expl, *shared] + [protocol.harm] * forced(row, settings), answer, [REPLY] * count,
+                     [settings["weight_reply"] / count] * count)
     return built
 
 

@@ -24,10 +24,11 @@ def load_model(folder: Path, device):
 
 
 @torch.inference_mode()
-def score(model, prefixes: list[list[int]], protocol: Protocol, bf16: bool, budget: int = 4096):
+def score(model, prefixes: list[list[int]], protocol: Protocol, bf16: bool, task_first: bool = False, budget: int = 4096):
     """(margins [n], category probabilities [n, categories]) in the order given; margin = l_unsafe - l_safe.
 
-    `prefix <|pred|> <|unsafe|>` gives both in one pass; of the LM head only those 14 rows are read."""
+    `prefix <|pred|> <|unsafe|>` (`<|pred|> prefix <|unsafe|>` with `task_first`) gives both in one pass; of the LM head
+    only those 14 rows are read."""
     device = model.device
     head = model.get_input_embeddings().weight
     label_rows, category_rows = head[[protocol.safe, protocol.unsafe]], head[protocol.categories]
@@ -38,8 +39,9 @@ def score(model, prefixes: list[list[int]], protocol: Protocol, bf16: bool, budg
         part = order[-max(1, budget // width):]
         del order[-len(part):]
         lengths = torch.tensor([len(prefixes[i]) for i in part], device=device)
+        asked = [[protocol.pred] + prefixes[i] if task_first else prefixes[i] + [protocol.pred] for i in part]
         # Padding stands at the end, where causal attention hides it from every real token.
-        ids = torch.tensor([(prefixes[i] + [protocol.pred, protocol.unsafe] + [0] * width)[:width] for i in part], device=device)
+        ids = torch.tensor([(item + [protocol.unsafe] + [0] * width)[:width] for item in asked], device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             states = model.model(input_ids=ids).last_hidden_state
         row = torch.arange(len(part), device=device)

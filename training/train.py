@@ -8,6 +8,7 @@
 import argparse
 import json
 import math
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,18 @@ ALIKE = {"<|pred|>": " classify", "<|expl|>": " explain", "<|safe|>": " safe", "
 EMA_EVERY = 4
 
 
+def layers_of(state: dict, kept: dict[int, int]) -> dict:
+    """The state of a model with the layers in `kept` alone, under their new numbers."""
+    thin = {}
+    for name, value in state.items():
+        found = re.match(r"model\.layers\.(\d+)\.(.*)", name)
+        if not found:
+            thin[name] = value
+        elif int(found[1]) in kept:
+            thin[f"model.layers.{kept[int(found[1])]}.{found[2]}"] = value
+    return thin
+
+
 class Guardian:
     """The model and its LM head. With frozen layers the embedding is frozen too, but for the five tokens' rows as the
     verdict reads them, so that no gradient passes below the first trained layer."""
@@ -39,8 +52,12 @@ class Guardian:
             del config.quantization_config
         config.bos_token_id, config.eos_token_id, config.pad_token_id = protocol.im_start, protocol.im_end, protocol.im_end
         config.use_cache = False
+        last = config.num_hidden_layers - 1
+        # Which of the base's layers stay: all, or so many evenly spaced, the first and the last among them.
+        kept = {round(i * last / (settings["layers"] - 1)): i for i in range(settings["layers"])}
+        config.num_hidden_layers = len(kept)
         model = LlamaForCausalLM(config)
-        model.load_state_dict(base.state_dict())
+        model.load_state_dict(layers_of(base.state_dict(), kept))
         rows = model.get_input_embeddings().weight
         with torch.no_grad():
             for name, word in ALIKE.items():
@@ -103,7 +120,7 @@ def evaluate(model, rows: list[dict], protocol: Protocol, settings: dict) -> dic
     """Verdicts at margin 0 on our held-out rows, and the share of harmful rows whose category is named right."""
     model.eval()
     prefixes = [protocol.prefix(row, settings["max_query_tokens"]) for row in rows]
-    margins, categories = score(model, prefixes, protocol, settings["bf16"])
+    margins, categories = score(model, prefixes, protocol, settings["bf16"], settings["task_first"])
     model.train()
     unsafe = torch.tensor([row["label"] == "unsafe" for row in rows])
     flagged = margins > 0

@@ -1,0 +1,184 @@
+"""Trains small models that differ in one setting each, and scores them all on the same rows.
+
+    python training/sample.py ../shared/data/dev.jsonl --per-source 120 > out/dev.jsonl
+    python training/ablate.py --dev out/dev.jsonl --out out/ablations
+    python training/ablate.py --table
+
+A run is 15 % of our training rows and their part of the public ones, seen once, with the shipped model's settings but
+for what its name says; seed 1. Its line in results/ablations.jsonl makes it done: called again, what is missing runs.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import data
+from data import REPLY
+from protocol import CATEGORIES, Protocol
+from score import load_model, score
+
+HERE = Path(__file__).parent
+# 0.32 public rows to one of ours, as when all rows train. Steps are half as long as the shipped model's, or there were few.
+BASE = {"epochs": 1, "own_share": 0.15, "public_per_own": 0.32, "step_tokens": 750}
+RUNS = {
+    "base": {},
+    "detection alone": {"tasks": "detect"},
+    "reply alone": {"tasks": "reply"},
+    "harm token never": {"harm_rate": 0.0},
+    "harm token always": {"harm_rate": 1.0},
+    "task token first": {"task_first": True},
+    # About the base's tokens again.
+    "public rows alone": {"own_share": 0.0, "epochs": 0.9},
+    "our rows alone": {"public_per_own": 0.0, "own_share": 0.19},
+    "half the rows": {"own_share": 0.075},
+    # A third of the layers frozen, as in the base.
+    "15 of 30 layers": {"layers": 15, "freeze_layers": 5},
+    "a quarter of the rows": {"own_share": 0.0375},
+    "20 layers frozen": {"freeze_layers": 20},
+}
+# Whose weights are kept: their replies are compared.
+KEPT = ("base", "harm token never", "harm token always")
+DEV_ROWS = 20
+REPLY_ROWS = 120
+
+
+def average_precision(unsafe: np.ndarray, margins: np.ndarray) -> float:
+    hits = unsafe[np.argsort(-margins, kind="stable")]
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def figures(unsafe: np.ndarray, margins: np.ndarray) -> dict[str, float]:
+    """At margin 0, but for AUPRC."""
+    flagged = margins > 0
+    tp, fp, fn = (flagged & unsafe).sum(), (flagged & ~unsafe).sum(), (~flagged & unsafe).sum()
+    return {"accuracy": (flagged == unsafe).mean(), "f1": 2 * tp / max(1, 2 * tp + fp + fn), "recall": tp / unsafe.sum(),
+            "fpr": fp / (~unsafe).sum(), "auprc": average_precision(unsafe, margins)}
+
+
+def rounded(values: dict) -> dict:
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def against(unsafe: np.ndarray, margins: np.ndarray, base: np.ndarray, draws: int = 1000) -> dict:
+    """95 % bootstrap intervals of the differences to the base on the same rows: the noise of the rows, not of the seed."""
+    rng = np.random.default_rng(1)
+    differences = []
+    for _ in range(draws):
+        at = rng.integers(len(unsafe), size=len(unsafe))
+        ours, theirs = figures(unsafe[at], margins[at]), figures(unsafe[at], base[at])
+        differences.append([ours[name] - theirs[name] for name in ("accuracy", "auprc")])
+    low, high = np.percentile(differences, [2.5, 97.5], axis=0).round(4).tolist()
+    return {"accuracy": [low[0], high[0]], "auprc": [low[1], high[1]]}
+
+
+@torch.inference_mode()
+def reply_loss(model, rows: list[dict], protocol: Protocol, settings: dict) -> float:
+    """Nats per token of held-out texts, all without <|harm|>, so that every run answers the same question."""
+    settings = settings | {"tasks": "reply", "harm_rate": 0.0}
+    examples = sorted((data.example(protocol, row, settings) for row in rows), key=len)
+    total = tokens = 0
+    for at in range(0, len(examples), 12):
+        batch = data.collate(examples[at:at + 12], settings["row_tokens"], model.device)
+        chosen = batch["kinds"] == REPLY
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
+            states = model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"])[0]
+            logits = model.lm_head(states[chosen])
+        total += F.cross_entropy(logits.float(), batch["targets"][chosen], reduction="sum").item()
+        tokens += int(chosen.sum())
+    return total / tokens
+
+
+def measure(folder: Path, settings: dict, dev: list[dict], protocol: Protocol) -> tuple[dict, dict]:
+    """(figures, margins on the test sets) of the run in `folder`."""
+    model = load_model(folder / "model", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    log = data.read_jsonl(folder / "log.jsonl")
+    last = [line for line in log if "padding" in line][-1]
+    final = log[-1]["final"]
+    result = {"tokens": last["tokens"], "steps": log[-1]["step"], "minutes": round(log[-1]["seconds"] / 60, 1)}
+    margins_of = {}
+    if settings["tasks"] != "reply":
+        result["held_out"] = {name: final[name] for name in ("rows", "accuracy", "f1", "recall", "fpr", "category")}
+        for name, rows in (("own_test", data.read_jsonl(HERE / "test/queries.jsonl")),
+                           ("unseen", data.read_jsonl(HERE / "test/unseen.jsonl")), ("dev", dev)):
+            prefixes = [protocol.prefix(row, settings["max_query_tokens"]) for row in rows]
+            margins, categories = score(model, prefixes, protocol, settings["bf16"], settings["task_first"])
+            unsafe = np.array([row["label"] == "unsafe" for row in rows])
+            margins_of[name] = margins.numpy()
+            result[name] = {"rows": len(rows), **rounded(figures(unsafe, margins_of[name]))}
+            if name != "dev":
+                named = [CATEGORIES[best] == row["category"] for best, row in zip(categories.argmax(-1).tolist(), rows)
+                         if row["label"] == "unsafe"]
+                result[name]["category"] = round(sum(named) / len(named), 4)
+            base = folder.parent / "base" / "margins.npz"
+            if base.exists():
+                result[name]["against_base"] = against(unsafe, margins_of[name], np.load(base)[name])
+    if settings["tasks"] != "detect":
+        held = data.held_out(data.own_rows(HERE / "data"), settings)[1]
+        for label, name in (("unsafe", "reply_nats"), ("safe", "reason_nats")):
+            rows = data.sample([row for row in held if row["label"] == label and data.text_of(row)], REPLY_ROWS)
+            result[name] = round(reply_loss(model, rows, protocol, settings), 4)
+    return result, margins_of
+
+
+def table(results: list[dict]) -> str:
+    percent = lambda part, name: f"{100 * part[name]:.1f}" if part else "-"
+    span = lambda part, name: "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in part["against_base"][name])) if part and "against_base" in part else "-"
+    lines = ["| run | tokens | minutes | accuracy | against base | F1 | recall | FPR | AUPRC | against base | category "
+             "| held-out F1 | dev AUPRC | dev F1 | dev FPR | unseen AUPRC | reply nats | reason nats |", "|---" * 18 + "|"]
+    for line in results:
+        own, held, dev, unseen = (line.get(name) for name in ("own_test", "held_out", "dev", "unseen"))
+        lines.append("| " + " | ".join([
+            line["name"], f"{line['tokens']:,}", str(line["minutes"]), percent(own, "accuracy"), span(own, "accuracy"),
+            *(percent(own, name) for name in ("f1", "recall", "fpr", "auprc")), span(own, "auprc"), percent(own, "category"),
+            percent(held, "f1"), *(percent(dev, name) for name in ("auprc", "f1", "fpr")), percent(unseen, "auprc"),
+            str(line.get("reply_nats", "-")), str(line.get("reason_nats", "-"))]) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dev", type=Path, help="development rows; at most 20 of each source and label are scored")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "out/ablations", help="folder of logs and weights")
+    parser.add_argument("--results", type=Path, default=HERE / "results/ablations.jsonl")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
+    parser.add_argument("--table", action="store_true", help="only print what there is")
+    args = parser.parse_args()
+    done = data.read_jsonl(args.results) if args.results.exists() else []
+    if args.table:
+        print(table(done))
+        return
+    # Our held-out rows are all measured at the end of training, more of them than a sample would hold.
+    dev = data.sample([row for row in data.read_jsonl(args.dev) if row["source"] != "own"], DEV_ROWS)
+    protocol = Protocol()
+    for name in args.only:
+        if name in (line["name"] for line in done):
+            continue
+        folder = args.out / name.replace(" ", "-")
+        changed = BASE | RUNS[name]
+        if not (folder / "model/model.safetensors").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            overrides = [part for key, value in changed.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+            subprocess.run([sys.executable, HERE / "train.py", "--out", folder, "--save-minutes", "1e9", "--eval-minutes", "1e9",
+                            *overrides], check=True)
+            (folder / "checkpoint.pt").unlink()
+        began = time.monotonic()
+        result, margins = measure(folder, json.loads((HERE / "settings.json").read_text()) | changed, dev, protocol)
+        np.savez(folder / "margins.npz", **margins)
+        if name not in KEPT:
+            shutil.rmtree(folder / "model")
+        args.results.parent.mkdir(exist_ok=True)
+        with args.results.open("a") as out:
+            out.write(json.dumps({"name": name, "changed": RUNS[name], **result}) + "\n")
+        print(f"{name}: scored in {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
