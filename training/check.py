@@ -20,18 +20,23 @@ def main():
     protocol = Protocol()
     guardian = Guardian(protocol, settings, torch.device("cpu"))
     rows = data.own_rows(HERE / "data")
-    examples = [data.example(protocol, row, settings) for row in rows[:: len(rows) // 8][:8]]
-    with torch.inference_mode():
-        packed = losses(guardian, data.collate(examples, 512, "cpu"), len(examples), protocol, settings)[0].item()
-        alone = 0.0
-        for item in examples:
-            # Each branch by itself, as the program runs it: prefix, then the branch.
-            for branch in sorted(set(item.branches) - {0}):
-                keep = [i for i, owner in enumerate(item.branches) if owner in (0, branch)]
-                single = data.Example(**{name: [getattr(item, name)[i] for i in keep] for name in vars(item)})
-                single.branches = [0] * len(keep)
-                alone += losses(guardian, data.collate([single], 512, "cpu"), len(examples), protocol, settings)[0].item()
-    print(f"{len(examples)} examples: loss packed {packed:.6f}, alone {alone:.6f}")
+    for first in (False, True):
+        compare(guardian, rows[:: len(rows) // 8][:8], protocol, settings | {"task_first": first})
+
+
+@torch.inference_mode()
+def compare(guardian: Guardian, rows: list[dict], protocol: Protocol, settings: dict):
+    examples = [data.example(protocol, row, settings) for row in rows]
+    packed = losses(guardian, data.collate(examples, 512, "cpu"), len(examples), protocol, settings)[0].item()
+    alone = 0.0
+    for item in examples:
+        # Each branch by itself, as the program runs it: prefix, then the branch.
+        for branch in sorted(set(item.branches) - {0}):
+            keep = [i for i, owner in enumerate(item.branches) if owner in (0, branch)]
+            single = data.Example(**{name: [getattr(item, name)[i] for i in keep] for name in vars(item)})
+            single.branches = [0] * len(keep)
+            alone += losses(guardian, data.collate([single], 512, "cpu"), len(examples), protocol, settings)[0].item()
+    print(f"{len(examples)} examples, task token {'first' if settings['task_first'] else 'last'}: loss packed {packed:.6f}, alone {alone:.6f}")
     assert abs(packed - alone) < 1e-4 * alone, "packing changes the loss"
 
 

@@ -2,10 +2,12 @@
 
     python training/curves.py "development rows=out/dev/scores.jsonl" "own test=out/own/scores.jsonl" --out model
 
-Each file is what `guardian eval --out` wrote. Prints each set's expected calibration error, over 15 bins as the program does.
+Each file is what `guardian eval --out` wrote. Prints what each preset finds and flags wrongly, and the expected calibration
+error over 15 bins, as the program has it.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import matplotlib
@@ -28,6 +30,7 @@ def main():
     args = parser.parse_args()
     reliability, left = plt.subplots(figsize=(5.5, 5))
     curves, right = plt.subplots(figsize=(5.5, 5))
+    print("| set | rows | ECE | permissive: recall, FPR | balanced | strict |\n|---|---|---|---|---|---|")
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="a score that means its share")
     for item in args.sets:
         name, path = item.split("=", 1)
@@ -41,7 +44,10 @@ def main():
         left.plot([mean for mean, *_ in drawn], [share for _, share, _ in drawn], marker="o", label=f"{name} (ECE {error:.3f})")
         hits = np.cumsum(unsafe[np.argsort(-score, kind="stable")])
         right.plot(hits / unsafe.sum(), hits / np.arange(1, len(hits) + 1), label=f"{name} ({unsafe.mean():.0%} unsafe)")
-        print(f"{name}: {len(rows)} rows, ECE {error:.3f}")
+        calibration = json.loads(Path(path).with_name("report.json").read_text())["model"]["calibration"]
+        presets = [score >= calibration[preset] for preset in ("permissive", "balanced", "strict")]
+        print(f"| {name} | {len(rows)} | {error:.3f} | "
+              + " | ".join(f"{flagged[unsafe].mean():.1%}, {flagged[~unsafe].mean():.1%}" for flagged in presets) + " |")
     left.set(xlabel="mean score of a bin", ylabel="share of its rows that are unsafe", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     for figure, axis, file in ((reliability, left, "reliability.png"), (curves, right, "precision-recall.png")):
