@@ -1,18 +1,22 @@
 """The same rows in one disguise after another, each a source of its own for `guardian eval`.
 
     python training/disguise.py training/test/queries.jsonl > out/disguised.jsonl
-    cargo run --release -- eval --backend cpu --jsonl out/disguised.jsonl
+    cargo run --release -- eval --backend cpu --jsonl out/disguised.jsonl --out out/disguised
+    python training/disguise.py --compare out/disguised
 
 "plain" is the row as it is: the others' recall and false positives are held against it. None of these is used in training.
 """
 
+import argparse
 import base64
 import codecs
 import json
 import random
-import sys
 import urllib.parse
+from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 import data
 from protocol import messages_of
@@ -60,8 +64,44 @@ DISGUISES = {
 }
 
 
+def compare(folder: Path):
+    """Per disguise, recall and false positives against the same rows undisguised, with 95 % bootstrap intervals of the
+    differences."""
+    report = json.loads((folder / "report.json").read_text())
+    threshold = report["model"]["calibration"][report["preset"]]
+    flagged, labels = defaultdict(list), []
+    # Every disguise's rows stand in the same order.
+    for line in data.read_jsonl(folder / "scores.jsonl"):
+        flagged[line["source"]].append(line["score"] >= threshold)
+        if line["source"] == "plain":
+            labels.append(line["unsafe"])
+    labels, rng = np.array(labels), np.random.default_rng(1)
+    print("| disguise | recall | against plain | FPR | against plain |\n|---|---|---|---|---|")
+    means = []
+    for name, values in flagged.items():
+        cells = [name]
+        for chosen in (labels, ~labels):
+            ours, plain = np.array(values)[chosen], np.array(flagged["plain"])[chosen]
+            change = ours.astype(float) - plain
+            draws = change[rng.integers(len(change), size=(2000, len(change)))].mean(1)
+            low, high = np.percentile(draws, [2.5, 97.5])
+            cells += [f"{100 * ours.mean():.1f}", "-" if name == "plain" else f"{100 * change.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
+            means.append((chosen is labels, name, change.mean()))
+        print("| " + " | ".join(cells) + " |")
+    mean = lambda recall: 100 * np.mean([change for which, name, change in means if which == recall and name != "plain"])
+    print(f"| mean | | {mean(True):+.1f} | | {mean(False):+.1f} |")
+
+
 def main():
-    rows = [row for path in sys.argv[1:] for row in data.read_jsonl(Path(path))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("queries", type=Path, nargs="*")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th query")
+    parser.add_argument("--compare", type=Path, metavar="DIR", help="what `guardian eval --out` wrote")
+    args = parser.parse_args()
+    if args.compare:
+        compare(args.compare)
+        return
+    rows = [row for path in args.queries for row in data.read_jsonl(path)][::args.every]
     for name, disguise in DISGUISES.items():
         for row in rows:
             *earlier, last = messages_of(row)
