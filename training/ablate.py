@@ -139,7 +139,7 @@ def table(results: list[dict]) -> str:
             line["name"], f"{line['tokens']:,}", str(line["minutes"]), percent(own, "accuracy"), span(own, "accuracy"),
             *(percent(own, name) for name in ("f1", "recall", "fpr", "auprc")), span(own, "auprc"), percent(own, "category"),
             percent(held, "f1"), *(percent(dev, name) for name in ("auprc", "f1", "fpr")), percent(unseen, "auprc"),
-            str(line.get("reply_nats", "-")), str(line.get("reason_nats", "-"))]) + " |")
+            *(f"{line[name]:.3f}" if name in line else "-" for name in ("reply_nats", "reason_nats"))]) + " |")
     return "\n".join(lines)
 
 
