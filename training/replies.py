@@ -99,6 +99,7 @@ def main():
     parser.add_argument("replies", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--perplexity", action="store_true", help="under the base model, beside that of our own held-out replies")
+    parser.add_argument("--flagged", type=Path, metavar="DIR", help="only queries that this `guardian eval --out` flagged")
     parser.add_argument("--own", action="store_true", help="check our own replies and reasons instead")
     args = parser.parse_args()
     own = data.own_rows(HERE / "data")
@@ -108,10 +109,15 @@ def main():
         print(table(texts))
         return
     rows = {row["id"]: row for row in data.read_jsonl(args.queries)}
+    if args.flagged:
+        report = json.loads((args.flagged / "report.json").read_text())
+        threshold = report["model"]["calibration"][report["preset"]]
+        flagged = {line["id"] for line in data.read_jsonl(args.flagged / "scores.jsonl") if line["score"] >= threshold}
     results = []
     for line in data.read_jsonl(args.replies):
         row = rows[line["id"]]
-        results.append((row, line["reply"], checks(row, line["reply"], line["force"])))
+        if not args.flagged or row["id"] in flagged:
+            results.append((row, line["reply"], checks(row, line["reply"], line["force"])))
     labels = {"harmful": "unsafe", "harmless": "safe"}
     print(table({name: [found for row, _, found in results if row["label"] == label] for name, label in labels.items()}))
     if args.perplexity:
