@@ -230,6 +230,14 @@ fn tokens_in_a_row_are_those_that_are_picked_one_by_one() {
     }
 }
 
+/// Each dispatch costs a few microseconds on a real GPU: five a layer, one for the embedding, two for the pick.
+#[test]
+fn a_decoded_token_takes_five_dispatches_a_layer() {
+    let (engine, _) = load(&tiny(FORMATS[4], true), Target::Gpu(gpu(DeviceOptions::default()))).unwrap();
+    let Engine::Gpu(model) = &engine else { panic!("not on the GPU") };
+    assert_eq!((model.config().layers, model.dispatches_per_token()), (3, 3 * 5 + 3));
+}
+
 /// The last place of the context can be used, on the way there in passes that run ahead.
 #[test]
 fn tokens_are_picked_up_to_the_end_of_the_context() {

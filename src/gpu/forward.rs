@@ -275,6 +275,11 @@ impl Model {
         &self.device
     }
 
+    /// Dispatches of a decoded token, from its embedding to the pick of the next.
+    pub fn dispatches_per_token(&self) -> usize {
+        self.plan.decode.len() + self.plan.tail_one.len() + self.plan.pick.len()
+    }
+
     /// Appends `tokens`; for each probe, the logits of its rows.
     pub async fn probe(&mut self, tokens: &[u32], probes: &[Probe]) -> Result<Vec<Vec<f32>>> {
         self.reserve(tokens.len()).await?;
