@@ -1,10 +1,11 @@
 """Training rows, our own (training/data/*.jsonl) and openly licensed public ones, as packed supervised sequences.
 
-A row becomes one sequence, a prefix with up to two branches that do not see each other:
+A row becomes one sequence, a prefix with up to three branches that do not see each other:
 
     prefix                        <|im_start|>user ... assistant\\n       branch 0, positions 0 .. p-1
     detection                     <|pred|> [<|unsafe|>]                   branch 1, positions p ..
     reply or reason, if any       <|expl|> [<|harm|>] text                branch 2, positions p ..
+    forced reply to a safe query  <|expl|> <|harm|> text                  branch 3, positions p ..
 
 so that the prefix is computed once. Sequences are packed side by side into the rows of a step; a block mask keeps
 them apart, which check.py proves equal to computing each alone. With `task_first` the task token opens the sequence; the
@@ -46,6 +47,12 @@ PUBLIC_CATEGORIES = {
     "cyberseceval_interpreter": [("", "cyber")],
 }
 GREETINGS = ["hi, ", "hey ", "please ", "ok so ", "Hello! ", "Quick question: "]
+COURTESIES = ["I hope your week is going well.", "I really appreciate your help with this.", "Take your time, there is no hurry.",
+              "My grandmother baked bread this morning and the whole house smells of it.", "We had rain all weekend, so I stayed in and read.",
+              "Let me know if anything is unclear.", "I'm writing this from the train, sorry for the short message.", "You have been a great help so far.",
+              "Looking forward to hearing from you.", "My cat is asleep on the keyboard as I write.", "By the way, the photos from Sunday came out lovely.",
+              "This has been on my mind since lunch.", "I read your last answer twice and liked it.", "A short answer is fine with me."]
+LEET = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
 CLOSINGS = [" thanks", " please", " Thanks!", " Thank you in advance.", " asap"]
 
 
@@ -70,7 +77,9 @@ def own_rows(folder: Path) -> list[dict]:
     for row in rows:
         if row["label"] not in ("safe", "unsafe") or row.get("category") not in (None, *CATEGORIES):
             raise ValueError(f"{row['id']}: unknown label or category")
-    return rows
+    # A harmless query that is forced gets the reply to its harmful twin: nothing else is as near to it.
+    replies = {row["id"]: row["reply"] for row in rows if "reply" in row}
+    return [{**row, "forced": replies[row["pair"]]} if row["label"] == "safe" and row.get("pair") in replies else row for row in rows]
 
 
 def held_out(rows: list[dict], settings: dict) -> tuple[list[dict], list[dict]]:
@@ -136,12 +145,27 @@ def epoch_rows(own: list[dict], public: list[dict], settings: dict, number: int)
 
 # Surface
 
+# Characters; a padded query stays within what is read of it.
+PADDED_UP_TO = 500
+
 def typos(text: str, rng: random.Random) -> str:
     """Swaps, drops or doubles a letter, one for each 40 characters or so."""
     for _ in range(1 + len(text) // 40):
         at = rng.randrange(len(text) - 1)
         text = text[:at] + rng.choice([text[at + 1] + text[at], text[at + 1], text[at] * 2 + text[at + 1]]) + text[at + 2:]
     return text
+
+
+def leetspeak(text: str, rng: random.Random) -> str:
+    share = rng.choice([0.3, 0.6, 1])
+    return "".join(LEET[c] if c in LEET and rng.random() < share else c for c in text)
+
+
+def spread(text: str, rng: random.Random) -> str:
+    """One long word's letters apart."""
+    words = text.split(" ")
+    at = max(range(len(words)), key=lambda i: (len(words[i]), rng.random()))
+    return " ".join([*words[:at], rng.choice(" .-").join(words[at]), *words[at + 1:]])
 
 
 def augment(text: str, rng: random.Random) -> str:
@@ -155,7 +179,16 @@ def augment(text: str, rng: random.Random) -> str:
         lambda: text + rng.choice(CLOSINGS),
         lambda: text[:-1] if text.endswith("?") else text.rstrip(". ") + "?",
         lambda: text.upper() if len(text) < 80 else text,
+        lambda: leetspeak(text, rng),
+        lambda: spread(text, rng),
     ])() or text
+
+
+def padded(text: str, fillers: list[str], rng: random.Random) -> str:
+    """One to three harmless texts before it, after it or both."""
+    parts = rng.sample(fillers, rng.randint(1, 3))
+    parts.insert(rng.choice([0, len(parts), rng.randint(0, len(parts))]), text)
+    return rng.choice([" ", " ", "\n", "\n\n"]).join(parts)
 
 
 # Sequences
@@ -198,11 +231,16 @@ def text_of(row: dict) -> str | None:
     return row.get("reply") if row["label"] == "unsafe" else row.get("reason")
 
 
-def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | None = None) -> Example:
-    """The row's sequence; with `rng`, its query may change in surface."""
-    if rng and rng.random() < settings["augment"]:
+def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | None = None, fillers: list[str] = ()) -> Example:
+    """The row's sequence; with `rng`, its query may change in surface and stand among `fillers`."""
+    if rng:
         *earlier, last = messages_of(row)
-        row = {**row, "messages": [*earlier, {**last, "content": augment(last["content"], rng)}]}
+        text = last["content"]
+        if rng.random() < settings["augment"]:
+            text = augment(text, rng)
+        if rng.random() < settings["pad"] and len(text) < PADDED_UP_TO:
+            text = padded(text, fillers, rng)
+        row = {**row, "messages": [*earlier, {**last, "content": text}]}
     built = Example()
     prefix = protocol.prefix(row, settings["max_query_tokens"])
     if settings["task_first"]:
@@ -228,6 +266,10 @@ def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | 
         count = len(answer)
         built.answer(2, start, [protocol.expl, *shared] + [protocol.harm] * forced(row, settings), answer, [REPLY] * count,
                      [settings["weight_reply"] / count] * count)
+    if "forced" in row and settings["tasks"] != "detect" and chance(settings["seed"], "forced", row["id"]) < settings["harm_safe"]:
+        answer = [*protocol.text(row["forced"].strip()), protocol.im_end]
+        count = len(answer)
+        built.answer(3, start, [protocol.expl, *shared, protocol.harm], answer, [REPLY] * count, [settings["weight_reply"] / count] * count)
     return built
 
 
@@ -236,9 +278,11 @@ def epoch(protocol: Protocol, own: list[dict], public: list[dict], settings: dic
     rng = random.Random(settings["seed"] * 1000 + number)
     rows = epoch_rows(own, public, settings, number)
     rng.shuffle(rows)
+    fillers = COURTESIES + [row["prompt"] for row in own if row["label"] == "safe" and not row.get("near") and not row.get("pair")
+                            and 4 <= len(row.get("prompt", "").split()) <= 30]
     steps, tokens = [[]], 0
     for row in rows:
-        built = example(protocol, row, settings, rng)
+        built = example(protocol, row, settings, rng, fillers)
         if steps[-1] and tokens + len(built) > settings["step_tokens"]:
             steps.append([])
             tokens = 0
