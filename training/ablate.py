@@ -28,7 +28,7 @@ from score import load_model, score
 HERE = Path(__file__).parent
 # 0.32 public rows to one of ours, as when all rows train. Steps are half as long as the shipped model's, or there were few.
 # No padding and no forced replies to harmless queries: version 2 had neither.
-BASE = {"epochs": 1, "own_share": 0.15, "public_per_own": 0.32, "step_tokens": 750, "harm_safe": 0, "augment": 0.15, "pad": 0}
+BASE = {"epochs": 1, "own_share": 0.15, "public_per_own": 0.32, "step_tokens": 750, "harm_safe": 0, "augment": 0.15, "pad": 0, "round_from": 1}
 RUNS = {
     "base": {},
     "detection alone": {"tasks": "detect"},

@@ -1,4 +1,5 @@
-"""Shows that packing changes nothing: each example's loss packed beside others equals its loss computed alone.
+"""Shows that packing changes nothing: each example's loss packed beside others equals its loss computed alone. And that
+weights are rounded in training as the export rounds them.
 
     python training/check.py
 """
@@ -6,16 +7,24 @@
 import json
 from pathlib import Path
 
+import gguf
 import torch
+from gguf.quants import dequantize, quantize
 
 import data
 from protocol import Protocol
-from train import Guardian, losses
+from train import Guardian, losses, q5_0
 
 HERE = Path(__file__).parent
 
 
 def main():
+    values = torch.randn(64, 576)
+    values[3, 32:64] = 0
+    kind = gguf.GGMLQuantizationType.Q5_0
+    exported = torch.from_numpy(dequantize(quantize(values.numpy(), kind), kind))
+    assert torch.equal(q5_0(values), exported), "training rounds otherwise than the export"
+    print("rounding to Q5_0 as the export does")
     settings = json.loads((HERE / "settings.json").read_text()) | {"bf16": False}
     protocol = Protocol()
     guardian = Guardian(protocol, settings, torch.device("cpu"))

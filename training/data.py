@@ -48,7 +48,7 @@ PUBLIC_CATEGORIES = {
 }
 GREETINGS = ["hi, ", "hey ", "please ", "ok so ", "Hello! ", "Quick question: "]
 COURTESIES = ["I hope your week is going well.", "I really appreciate your help with this.", "Take your time, there is no hurry.",
-              "My grandmother baked bread this morning and the whole house smells of it.", "We had rain all weekend, so I stayed in and read.",
+              "My grandmother has taken up the cello again, at eighty-one.", "The bus was full this morning, so I walked.",
               "Let me know if anything is unclear.", "I'm writing this from the train, sorry for the short message.", "You have been a great help so far.",
               "Looking forward to hearing from you.", "My cat is asleep on the keyboard as I write.", "By the way, the photos from Sunday came out lovely.",
               "This has been on my mind since lunch.", "I read your last answer twice and liked it.", "A short answer is fine with me."]
@@ -178,7 +178,7 @@ def augment(text: str, rng: random.Random) -> str:
         lambda: rng.choice(GREETINGS) + text,
         lambda: text + rng.choice(CLOSINGS),
         lambda: text[:-1] if text.endswith("?") else text.rstrip(". ") + "?",
-        lambda: text.upper() if len(text) < 80 else text,
+        lambda: text.upper() if len(text) < 120 else text,
         lambda: leetspeak(text, rng),
         lambda: spread(text, rng),
     ])() or text

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +39,15 @@ def layers_of(state: dict, kept: dict[int, int]) -> dict:
         elif int(found[1]) in kept:
             thin[f"model.layers.{kept[int(found[1])]}.{found[2]}"] = value
     return thin
+
+
+def q5_0(values: torch.Tensor) -> torch.Tensor:
+    """The values as the shipped format keeps them: blocks of 32 by a scale in f16 and five bits, the largest one exact."""
+    blocks = values.view(-1, 32)
+    scale = blocks.gather(1, blocks.abs().argmax(1, keepdim=True)) / -16
+    # The levels come from the exact scale, the values from the stored one.
+    levels = (blocks / torch.where(scale == 0, 1, scale) + 16.5).floor_().clamp_(0, 31).sub_(16)
+    return (levels * scale.half().float()).view_as(values)
 
 
 class Guardian:
@@ -85,6 +95,20 @@ class Guardian:
 
     def control_rows(self) -> torch.Tensor:
         return self.model.get_input_embeddings().weight[self.control] if self.rows is None else self.rows
+
+    @contextmanager
+    def rounded(self, active: bool):
+        """While it lasts, the trained matrices hold what Q5_0 makes of them: gradients are those at the shipped weights, steps
+        are taken from the exact ones."""
+        matrices = [p for p in self.parameters() if p.ndim > 1] if active else []
+        exact = [p.data for p in matrices]
+        for parameter in matrices:
+            parameter.data = q5_0(parameter.data)
+        self.tie()
+        yield
+        for parameter, values in zip(matrices, exact):
+            parameter.data = values
+        self.tie()
 
     def tie(self):
         """Puts the five trained rows where the input side reads them."""
@@ -151,6 +175,7 @@ def main():
     parser.add_argument("--save-minutes", type=float, default=10, help="between checkpoints")
     parser.add_argument("--eval-minutes", type=float, default=10, help="between evaluations on the held-out rows")
     parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
+    parser.add_argument("--from", dest="start", type=Path, help="begin with the weights of this run's checkpoint, not the base's")
     args = parser.parse_args()
     settings = json.loads(args.settings.read_text())
     for key, value in (item.split("=", 1) for item in args.set):
@@ -174,12 +199,13 @@ def main():
     average = [p.detach().clone() for p in parameters] if settings["ema"] else None
     # All randomness is drawn from (seed, epoch), so these few numbers are the generator's state too.
     state = {"step": 0, "epoch": 0, "index": 0, "tokens": 0, "seconds": 0.0}
-    if args.resume:
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    if args.resume or args.start:
+        saved = torch.load(checkpoint if args.resume else args.start / "checkpoint.pt", map_location=device, weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(parameters, saved["parameters"], strict=True):
                 parameter.copy_(value)
         guardian.tie()
+    if args.resume:
         optimizer.load_state_dict(saved["optimizer"])
         average, state = saved["average"], saved["state"]
 
@@ -226,8 +252,9 @@ def main():
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = data.collate(examples, settings["row_tokens"], device)
-            total, parts = losses(guardian, batch, len(examples), protocol, settings)
-            total.backward()
+            with guardian.rounded(fraction >= settings["round_from"]):
+                total, parts = losses(guardian, batch, len(examples), protocol, settings)
+                total.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

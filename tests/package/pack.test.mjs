@@ -70,7 +70,7 @@ test("importing the package does nothing, so that a server can", async () => {
 test("the weights' own package holds the shards that its manifest names, their card, and nothing else", async () => {
   const [model] = JSON.parse((await run("npm", ["pack", "--dry-run", "--json", "./model"], { cwd: root, maxBuffer: 1 << 26 })).stdout);
   const { shards, bytes } = JSON.parse(await readFile(`${root}model/manifest.json`, "utf8"));
-  const wanted = [...shards.map(({ file }) => file), "MODEL_CARD.md", "loss.png", "manifest.json", "operating.json", "package.json"];
+  const wanted = [...shards.map(({ file }) => file), "MODEL_CARD.md", "loss.png", "manifest.json", "operating.json", "package.json", "precision-recall.png", "reliability.png"];
   assert.deepEqual(model.files.map(({ path }) => path).sort(), wanted.sort());
   assert.ok(bytes <= 95e6, `${bytes} bytes of weights`);
 });
