@@ -148,6 +148,7 @@ def epoch_rows(own: list[dict], public: list[dict], settings: dict, number: int)
 # Characters; a padded query stays within what is read of it.
 PADDED_UP_TO = 500
 
+
 def typos(text: str, rng: random.Random) -> str:
     """Swaps, drops or doubles a letter, one for each 40 characters or so."""
     for _ in range(1 + len(text) // 40):

@@ -202,8 +202,8 @@ impl Model {
         config: Config,
         mut matrices: HashMap<String, Matrix>,
         mut vectors: HashMap<String, wgpu::Buffer>,
-        kernels: Kernels,
     ) -> Result<Self> {
+        let kernels = Kernels::new(&device);
         let missing = |name: &str| Error::format(format!("tensor {name:?}"), "is missing");
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {

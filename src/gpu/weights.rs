@@ -17,7 +17,8 @@ pub(super) const QKV: &str = "attn_qkv";
 pub(super) const GATE_UP: &str = "ffn_gate_up";
 const STACKS: [(&str, &[&str]); 2] = [(QKV, &["attn_q", "attn_k", "attn_v"]), (GATE_UP, &["ffn_gate", "ffn_up"])];
 
-/// One matrix in planes.
+/// One matrix in planes. Clones share them.
+#[derive(Clone)]
 pub struct Matrix {
     pub format: Format,
     pub rows: usize,
@@ -57,9 +58,13 @@ pub struct WeightLoader {
     berths: Vec<Berth>,
     arriving: Option<Arriving>,
     staged: Vec<(usize, wgpu::Buffer)>,
+    /// Entries that are in their place.
+    arrived: Vec<bool>,
     vectors: HashMap<String, wgpu::Buffer>,
     matrices: HashMap<String, Matrix>,
     kernels: Kernels,
+    /// Over the same buffers, from before they are filled.
+    model: Option<Model>,
 }
 
 impl WeightLoader {
@@ -88,9 +93,11 @@ impl WeightLoader {
             berths: gguf.tensors.iter().map(|entry| berth(entry, &gguf.tensors, limit)).collect(),
             arriving: None,
             staged: Vec::new(),
+            arrived: vec![false; gguf.tensors.len()],
             vectors: HashMap::new(),
             matrices: HashMap::new(),
             kernels: Kernels::new(device),
+            model: None,
         })
     }
 
@@ -106,11 +113,11 @@ impl WeightLoader {
             }
             slot => slot.insert(Arriving {
                 index: tensor,
-                staging: self.device.buffer(
-                    "staging",
-                    entry.bytes,
-                    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-                ),
+                staging: match entry.rows {
+                    // A norm's gain is F32 already.
+                    1 => vector(&self.device, &mut self.vectors, entry).clone(),
+                    _ => written_buffer(&self.device, "staging", entry.bytes),
+                },
                 written: 0,
                 carry: Vec::new(),
             }),
@@ -148,27 +155,34 @@ impl WeightLoader {
         Ok(())
     }
 
-    /// Repacks the tensors that have arrived; call it between chunks so that staging buffers do not pile up.
+    /// Repacks the tensors that have arrived; call it between chunks so that staging buffers do not pile up. The first call
+    /// makes the model around buffers still empty: its pipelines compile while the rest is on its way.
     pub async fn repack(&mut self) -> Result<()> {
+        if self.model.is_none() {
+            self.model = Some(self.prepare().await?);
+        }
         for (index, staging) in std::mem::take(&mut self.staged) {
-            let entry = self.entries[index].clone();
-            if entry.rows == 1 {
-                // A norm's gain is F32 already: the staging buffer is the vector.
-                self.vectors.insert(entry.name, staging);
-                continue;
+            self.arrived[index] = true;
+            let (entry, berth) = (&self.entries[index], &self.berths[index]);
+            if let Some(matrix) = self.matrices.get(&berth.name) {
+                repack(&self.device, &mut self.kernels, matrix, entry.rows, (berth.step, berth.offset), &staging)
+                    .await?;
+                staging.destroy();
             }
-            let berth = &self.berths[index];
-            let matrix = match self.matrices.entry(berth.name.clone()) {
-                Entry::Occupied(found) => found.into_mut(),
-                Entry::Vacant(slot) => {
-                    let matrix = Matrix::new(&self.device, &berth.name, entry.format, berth.rows, entry.cols).await?;
-                    slot.insert(matrix)
-                }
-            };
-            repack(&self.device, &mut self.kernels, matrix, entry.rows, (berth.step, berth.offset), &staging).await?;
-            staging.destroy();
         }
         Ok(())
+    }
+
+    /// Allocates what has no buffer yet, and makes the model of it.
+    async fn prepare(&mut self) -> Result<Model> {
+        for (entry, berth) in self.entries.iter().zip(&self.berths) {
+            if entry.rows == 1 {
+                vector(&self.device, &mut self.vectors, entry);
+            } else if let Entry::Vacant(slot) = self.matrices.entry(berth.name.clone()) {
+                slot.insert(Matrix::new(&self.device, &berth.name, entry.format, berth.rows, entry.cols).await?);
+            }
+        }
+        Model::new(self.device.clone(), self.config.clone(), self.matrices.clone(), self.vectors.clone()).await
     }
 
     /// The model, once every tensor is complete.
@@ -181,8 +195,25 @@ impl WeightLoader {
             ));
         }
         self.repack().await?;
-        Model::new(self.device, self.config, self.matrices, self.vectors, self.kernels).await
+        if let Some((entry, _)) = self.entries.iter().zip(&self.arrived).find(|(_, arrived)| !**arrived) {
+            return Err(Error::format(format!("tensor {:?}", entry.name), "is missing"));
+        }
+        self.model.ok_or_else(|| Error::internal("no model was made"))
     }
+}
+
+/// A buffer that the host writes and shaders read.
+fn written_buffer(device: &Device, label: &str, bytes: u64) -> wgpu::Buffer {
+    device.buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST)
+}
+
+/// The buffer of a tensor that is used as it comes.
+fn vector<'a>(
+    device: &Device,
+    vectors: &'a mut HashMap<String, wgpu::Buffer>,
+    entry: &TensorEntry,
+) -> &'a wgpu::Buffer {
+    vectors.entry(entry.name.clone()).or_insert_with(|| written_buffer(device, &entry.name, entry.bytes))
 }
 
 /// Where a tensor goes among `all`: q, k and v of a layer one after the other, gate and up in alternating rows, where their
