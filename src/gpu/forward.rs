@@ -193,6 +193,8 @@ pub struct Model {
     capacity: usize,
     plan: Plan,
     position: usize,
+    /// The token picked last, and the position it would get.
+    picked: Option<(u32, usize)>,
     ahead: Option<Ahead>,
 }
 
@@ -252,6 +254,7 @@ impl Model {
             cache,
             capacity,
             position: 0,
+            picked: None,
             ahead: None,
         };
         model.plan = model.build_plan().await?;
@@ -359,11 +362,12 @@ impl Model {
         Ok(probes.map(|probe| values.by_ref().take(probe.ids.len()).collect()).collect())
     }
 
-    /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back. The pass over the picked
-    /// token is submitted before the id is read, so that the device does not wait for a caller that asks for one token
-    /// after another; it is forgotten where the caller does something else.
+    /// Appends `tokens` and picks the one after them, none of `skip`; only its id is read back. Where the caller has begun to
+    /// follow what is picked, the pass over the next token is submitted before its id is read, so that the device does not
+    /// wait; it is forgotten where the caller does something else after all.
     pub async fn next(&mut self, tokens: &[u32], sampling: Sampling, skip: Range<u32>) -> Result<u32> {
         self.device.check()?;
+        let follows = tokens.len() == 1 && self.picked == Some((tokens[0], self.position));
         let flight = match self.ahead.take() {
             Some(Ahead { flight, token, position, sampling: same, skip: range })
                 if (tokens, self.position) == (&[token], position) && (same, &range) == (sampling, &skip) =>
@@ -374,7 +378,7 @@ impl Model {
             _ => self.submit_next(tokens, sampling, &skip).await?,
         };
         let mut after = None;
-        if self.position < self.config.context {
+        if follows && self.position < self.config.context {
             self.reserve(1).await?;
             after = Some(self.submit_pick(Call { tokens: 1, kept: 1, ..Default::default() }, 1 - flight.slot, true));
         }
@@ -382,6 +386,7 @@ impl Model {
         if !f32::from_bits(picked[1]).is_finite() || picked[0] as usize >= self.config.vocab {
             return Err(Error::internal("the logits hold no finite number"));
         }
+        self.picked = Some((picked[0], self.position));
         self.ahead = after.map(|flight| Ahead { flight, token: picked[0], position: self.position, sampling, skip });
         Ok(picked[0])
     }
