@@ -13,7 +13,8 @@ from gguf.quants import dequantize, quantize
 
 import data
 from protocol import Protocol
-from train import Guardian, losses, q5_0
+from score import q5_0
+from train import Guardian, losses
 
 HERE = Path(__file__).parent
 
@@ -36,7 +37,7 @@ def main():
 @torch.inference_mode()
 def compare(guardian: Guardian, rows: list[dict], protocol: Protocol, settings: dict):
     examples = [data.example(protocol, row, settings) for row in rows]
-    packed = losses(guardian, data.collate(examples, 512, "cpu"), len(examples), protocol, settings)[0].item()
+    packed = losses(guardian, data.place(data.pack(examples, 512), "cpu"), len(examples), settings)[0].item()
     alone = 0.0
     for item in examples:
         # Each branch by itself, as the program runs it: prefix, then the branch.
@@ -44,7 +45,7 @@ def compare(guardian: Guardian, rows: list[dict], protocol: Protocol, settings: 
             keep = [i for i, owner in enumerate(item.branches) if owner in (0, branch)]
             single = data.Example(**{name: [getattr(item, name)[i] for i in keep] for name in vars(item)})
             single.branches = [0] * len(keep)
-            alone += losses(guardian, data.collate([single], 512, "cpu"), len(examples), protocol, settings)[0].item()
+            alone += losses(guardian, data.place(data.pack([single], 512), "cpu"), len(examples), settings)[0].item()
     print(f"{len(examples)} examples, task token {'first' if settings['task_first'] else 'last'}: loss packed {packed:.6f}, alone {alone:.6f}")
     assert abs(packed - alone) < 1e-4 * alone, "packing changes the loss"
 

@@ -14,8 +14,11 @@ prefix depends on it then, and each task has a branch of its own from position 0
 
 import hashlib
 import json
+import math
 import random
+import urllib.parse
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +56,8 @@ COURTESIES = ["I hope your week is going well.", "I really appreciate your help 
               "Looking forward to hearing from you.", "My cat is asleep on the keyboard as I write.", "By the way, the photos from Sunday came out lovely.",
               "This has been on my mind since lunch.", "I read your last answer twice and liked it.", "A short answer is fine with me."]
 LEET = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
+# Letters of other scripts that look like ours.
+ALIKE = str.maketrans("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ")
 CLOSINGS = [" thanks", " please", " Thanks!", " Thank you in advance.", " asap"]
 
 
@@ -89,9 +94,10 @@ def held_out(rows: list[dict], settings: dict) -> tuple[list[dict], list[dict]]:
     kept, apart = [], []
     for row in rows:
         key = row.get("pair") or row["id"]
-        if chance(settings["seed"], "held out", key) < settings["held_out"]:
+        # The same rows for every seed, so that runs can be compared, and averaged.
+        if chance(1, "held out", key) < settings["held_out"]:
             apart.append(row)
-        elif chance(settings["seed"], "own share", key) < settings["own_share"]:
+        elif chance(1, "own share", key) < settings["own_share"]:
             kept.append(row)
     return kept, apart
 
@@ -169,6 +175,11 @@ def spread(text: str, rng: random.Random) -> str:
     return " ".join([*words[:at], rng.choice(" .-").join(words[at]), *words[at + 1:]])
 
 
+def look_alikes(text: str, rng: random.Random) -> str:
+    share = rng.choice([0.15, 0.5, 1])
+    return "".join(c.translate(ALIKE) if rng.random() < share else c for c in text)
+
+
 def augment(text: str, rng: random.Random) -> str:
     """One light change of surface, alike on both classes; some leave the text as it is."""
     return rng.choice([
@@ -182,6 +193,9 @@ def augment(text: str, rng: random.Random) -> str:
         lambda: text.upper() if len(text) < 120 else text,
         lambda: leetspeak(text, rng),
         lambda: spread(text, rng),
+        lambda: look_alikes(text, rng),
+        # Triples the tokens.
+        lambda: urllib.parse.quote(text) if len(text) < 120 else text,
     ])() or text
 
 
@@ -222,9 +236,9 @@ class Example:
         return len(self.ids)
 
 
-def forced(row: dict, settings: dict) -> bool:
-    """Whether the row's safeguard reply is trained after <|harm|>: 30 % of them, the paper's rate, always the same."""
-    return "reply" in row and chance(settings["seed"], "harm", row["id"]) < settings["harm_rate"]
+def drawn(rate: float, rng: random.Random | None, *key) -> bool:
+    """True at the given rate: anew each epoch by `rng`, without it by the key alone."""
+    return (rng.random() if rng else chance(*key)) < rate
 
 
 def text_of(row: dict) -> str | None:
@@ -265,9 +279,10 @@ def example(protocol: Protocol, row: dict, settings: dict, rng: random.Random | 
     if text and settings["tasks"] != "detect":
         answer = [*protocol.text(text.strip()), protocol.im_end]
         count = len(answer)
-        built.answer(2, start, [protocol.expl, *shared] + [protocol.harm] * forced(row, settings), answer, [REPLY] * count,
+        forced = "reply" in row and drawn(settings["harm_rate"], rng, settings["seed"], "harm", row["id"])
+        built.answer(2, start, [protocol.expl, *shared] + [protocol.harm] * forced, answer, [REPLY] * count,
                      [settings["weight_reply"] / count] * count)
-    if "forced" in row and settings["tasks"] != "detect" and chance(settings["seed"], "forced", row["id"]) < settings["harm_safe"]:
+    if "forced" in row and settings["tasks"] != "detect" and drawn(settings["harm_safe"], rng, settings["seed"], "forced", row["id"]):
         answer = [*protocol.text(row["forced"].strip()), protocol.im_end]
         count = len(answer)
         built.answer(3, start, [protocol.expl, *shared, protocol.harm], answer, [REPLY] * count, [settings["weight_reply"] / count] * count)
@@ -292,9 +307,10 @@ def epoch(protocol: Protocol, own: list[dict], public: list[dict], settings: dic
     return steps
 
 
-def collate(examples: list[Example], row_tokens: int, device) -> dict[str, torch.Tensor]:
-    """Packs a step's examples into rows of about `row_tokens`: ids, positions, targets, kinds, weights [rows, width] and
-    the attention mask [rows, 1, width, width]. Attention costs width^2, hence several rows."""
+def pack(examples: list[Example], row_tokens: int) -> dict[str, torch.Tensor]:
+    """A step's examples in rows of about `row_tokens`, on the CPU: `ids`, `positions`, `branches` and `owner` (which example)
+    [rows, width], and for each kind of target `at` (its place in the flattened rows), `target` and `weight`. Attention
+    costs width^2, hence several rows."""
     total = sum(map(len, examples))
     bins = [[] for _ in range(max(1, round(total / row_tokens)))]
     fill = [0] * len(bins)
@@ -303,16 +319,61 @@ def collate(examples: list[Example], row_tokens: int, device) -> dict[str, torch
         bins[emptiest].append(item)
         fill[emptiest] += len(item)
     width = max(fill)
-    column = lambda name, pad, dtype: torch.tensor(
-        [[value for item in row for value in getattr(item, name)] + [pad] * (width - used) for row, used in zip(bins, fill)],
-        dtype=dtype, device=device)
-    owner = torch.tensor([[n for n, item in enumerate(row) for _ in range(len(item))] + [-1] * (width - used)
-                          for row, used in zip(bins, fill)], device=device)
-    branch = column("branches", 0, torch.long)
+    column = lambda name: torch.tensor([[value for item in row for value in getattr(item, name)] + [0] * (width - used)
+                                        for row, used in zip(bins, fill)])
+    batch = {name: column(name) for name in ("ids", "positions", "branches")}
+    batch["owner"] = torch.tensor([[n for n, item in enumerate(row) for _ in range(len(item))] + [-1] * (width - used)
+                                   for row, used in zip(bins, fill)])
+    found = {kind: [] for kind in KINDS}
+    for number, row in enumerate(bins):
+        at = number * width
+        for item in row:
+            for target, kind, weight in zip(item.targets, item.kinds, item.weights):
+                if kind:
+                    found[kind].append((at, target, weight))
+                at += 1
+    for kind, rows in found.items():
+        at, target, weight = zip(*rows) if rows else ((), (), ())
+        name = KIND_NAMES[kind]
+        batch |= {name + "_at": torch.tensor(at, dtype=torch.long), name + "_target": torch.tensor(target, dtype=torch.long),
+                  name + "_weight": torch.tensor(weight, dtype=torch.float)}
+    return batch
+
+
+def place(batch: dict[str, torch.Tensor], device) -> dict[str, torch.Tensor]:
+    """A packed step on the device, with its attention `mask` [rows, 1, width, width]."""
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    owner, branch = batch.pop("owner"), batch.pop("branches")
     same = owner[:, :, None] == owner[:, None, :]
     # A token sees what comes before it in its own example: the prefix and its own branch.
     visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    width = owner.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    return {"ids": column("ids", 0, torch.long), "positions": column("positions", 0, torch.long),
-            "targets": column("targets", IGNORE, torch.long), "kinds": column("kinds", 0, torch.long),
-            "weights": column("weights", 0.0, torch.float), "mask": (same & visible & causal)[:, None]}
+    return batch | {"mask": (same & visible & causal)[:, None]}
+
+
+class Steps(torch.utils.data.IterableDataset):
+    """A run's steps from (epoch, index) on: ({epoch, index, steps, own, held_out, examples, tokens}, packed step). Our rows are read
+    afresh each epoch, so that rows that were added meanwhile join."""
+
+    def __init__(self, folder: Path, public: list[dict], protocol: Protocol, settings: dict, epoch: int, index: int):
+        self.folder, self.public, self.protocol, self.settings = folder, public, protocol, settings
+        self.epoch, self.index = epoch, index
+
+    def __iter__(self) -> Iterator[tuple[dict, dict]]:
+        own, skip = None, self.index
+        for number in range(self.epoch, math.ceil(self.settings["epochs"])):
+            try:
+                own, apart = held_out(own_rows(self.folder), self.settings)
+            except (ValueError, KeyError) as error:
+                # A file that is just being written must not end a long run: the rows read before serve once more.
+                if own is None:
+                    raise
+                print(f"own rows not re-read: {error}", flush=True)
+            plan = epoch(self.protocol, own, self.public, self.settings, number)
+            for index, examples in enumerate(plan):
+                if index >= skip:
+                    facts = {"epoch": number, "index": index, "steps": len(plan), "own": len(own), "held_out": len(apart),
+                             "examples": len(examples), "tokens": sum(map(len, examples))}
+                    yield facts, pack(examples, self.settings["row_tokens"])
+            skip = 0

@@ -51,6 +51,7 @@ class Protocol:
 
     def __init__(self):
         self.tokenizer = guardian_tokenizer()
+        self.known = {}
         control = self.tokenizer.convert_tokens_to_ids
         self.pred, self.expl, self.safe, self.unsafe, self.harm = self.control = [control(t) for t in RENAMED.values()]
         self.im_start, self.im_end = control("<|im_start|>"), control("<|im_end|>")
@@ -62,7 +63,10 @@ class Protocol:
         assert len({*self.control, self.im_start, self.im_end}) == 7, "a control token is missing"
 
     def text(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        # Most rows come again each epoch as they are.
+        if text not in self.known:
+            self.known[text] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self.known[text]
 
     def turn(self, role: str, content: list[int]) -> list[int]:
         return [self.im_start, *self.headers[role], *content, self.im_end, *self.newline]

@@ -19,8 +19,21 @@ from protocol import CATEGORIES, Protocol
 WINDOW = 512
 
 
-def load_model(folder: Path, device):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+def q5_0(values: torch.Tensor) -> torch.Tensor:
+    """The values as the shipped format keeps them: blocks of 32 by a scale in f16 and five bits, the largest one exact."""
+    blocks = values.view(-1, 32)
+    scale = blocks.gather(1, blocks.abs().argmax(1, keepdim=True)) / -16
+    # The levels come from the exact scale, the values from the stored one.
+    levels = (blocks / torch.where(scale == 0, 1, scale) + 16.5).floor_().clamp_(0, 31).sub_(16)
+    return (levels * scale.half().float()).view_as(values)
+
+
+def load_model(folder: Path, device, rounded: bool = False):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    for parameter in model.parameters() if rounded else ():
+        if parameter.ndim > 1:
+            parameter.data = q5_0(parameter.data)
+    return model
 
 
 @torch.inference_mode()
@@ -60,13 +73,14 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-source", type=int, help="at most that many rows of each source and label, drawn by seed")
     parser.add_argument("--no-bf16", action="store_true")
+    parser.add_argument("--rounded", action="store_true", help="matrices rounded to Q5_0, as they are shipped")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = data.read_jsonl(args.jsonl)
     if args.per_source:
         rows = data.sample(rows, args.per_source)
     protocol = Protocol()
-    model = load_model(args.model, device)
+    model = load_model(args.model, device, args.rounded)
     prefixes = [protocol.prefix(row, WINDOW) for row in rows]
     began, tokens, done = time.monotonic(), 0, 0
     args.out.parent.mkdir(parents=True, exist_ok=True)

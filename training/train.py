@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import data
 from data import CATEGORY, KIND_NAMES, LABEL, REPLY
 from protocol import CATEGORIES, GGUF_NAME, RENAMED, Protocol, base_dir
-from score import score
+from score import q5_0, score
 
 HERE = Path(__file__).parent
 # Each renamed token starts as the mean of these words' rows: the base never trained its own.
@@ -41,20 +42,11 @@ def layers_of(state: dict, kept: dict[int, int]) -> dict:
     return thin
 
 
-def q5_0(values: torch.Tensor) -> torch.Tensor:
-    """The values as the shipped format keeps them: blocks of 32 by a scale in f16 and five bits, the largest one exact."""
-    blocks = values.view(-1, 32)
-    scale = blocks.gather(1, blocks.abs().argmax(1, keepdim=True)) / -16
-    # The levels come from the exact scale, the values from the stored one.
-    levels = (blocks / torch.where(scale == 0, 1, scale) + 16.5).floor_().clamp_(0, 31).sub_(16)
-    return (levels * scale.half().float()).view_as(values)
-
-
 class Guardian:
-    """The model and its LM head. With frozen layers the embedding is frozen too, but for the five tokens' rows as the
-    verdict reads them, so that no gradient passes below the first trained layer."""
+    """The model and its LM head. Where the embedding is not trained, the five tokens' rows are, as the verdict reads them and, with
+    no layer frozen, as the input reads them too: with frozen layers no gradient passes below the first trained one."""
 
-    def __init__(self, protocol: Protocol, settings: dict, device):
+    def __init__(self, protocol: Protocol, settings: dict, device, start: Path | None = None):
         base = AutoModelForCausalLM.from_pretrained(base_dir(), gguf_file=GGUF_NAME, dtype=torch.float32)
         config = base.config
         # Dequantised, but still marked as a GGUF, which transformers refuses to save.
@@ -72,15 +64,30 @@ class Guardian:
         with torch.no_grad():
             for name, word in ALIKE.items():
                 rows[protocol.control[list(RENAMED.values()).index(name)]] = rows[protocol.text(word)].mean(0)
+        if start:
+            state = load_file(start / "model/model.safetensors")
+            model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
         self.model = model.to(device).train()
         self.frozen = settings["freeze_layers"]
         self.control = torch.tensor(protocol.control, device=device)
+        self.pair = torch.tensor([protocol.control.index(protocol.safe), protocol.control.index(protocol.unsafe)], device=device)
+        self.unsafe = protocol.unsafe
+        self.categories = torch.tensor(protocol.categories, device=device)
         self.rows = None
-        if self.frozen:
+        if self.frozen and settings["train_embedding"]:
+            raise SystemExit("train_embedding needs freeze_layers 0: the embedding lies below the frozen layers")
+        if not settings["train_embedding"]:
             self.rows = torch.nn.Parameter(rows.data[self.control].clone())
             rows.requires_grad_(False)
-            for layer in model.model.layers[:self.frozen]:
-                layer.requires_grad_(False)
+            self.nth = torch.full((rows.shape[0],), -1, device=device)
+            self.nth[self.control] = torch.arange(len(self.control), device=device)
+        for layer in model.model.layers[:self.frozen]:
+            layer.requires_grad_(False)
+        if settings["round_from"] < 1:
+            # What is not trained is shipped rounded, so it is rounded from the start.
+            for parameter in model.parameters():
+                if not parameter.requires_grad and parameter.ndim > 1:
+                    parameter.data = q5_0(parameter.data)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad] + ([] if self.rows is None else [self.rows])
@@ -89,9 +96,12 @@ class Guardian:
         return parameter.ndim > 1 and parameter is not self.rows and parameter is not self.model.get_input_embeddings().weight
 
     def states(self, batch: dict) -> torch.Tensor:
-        """[supervised tokens, hidden size]: what the LM head reads where there is a target."""
-        states = self.model.model(input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"])[0]
-        return states[batch["targets"] != data.IGNORE]
+        """[tokens, hidden size]: what the LM head reads."""
+        embedded = self.model.get_input_embeddings()(batch["ids"])
+        if self.rows is not None and not self.frozen:
+            nth = self.nth[batch["ids"]]
+            embedded = torch.where((nth >= 0)[..., None], self.rows[nth.clamp(0)], embedded)
+        return self.model.model(inputs_embeds=embedded, position_ids=batch["positions"], attention_mask=batch["mask"])[0].flatten(0, 1)
 
     def control_rows(self) -> torch.Tensor:
         return self.model.get_input_embeddings().weight[self.control] if self.rows is None else self.rows
@@ -111,33 +121,28 @@ class Guardian:
         self.tie()
 
     def tie(self):
-        """Puts the five trained rows where the input side reads them."""
+        """Puts the five trained rows where the model reads them."""
         if self.rows is not None:
             self.model.get_input_embeddings().weight.data[self.control] = self.rows.data
 
 
-def losses(guardian: Guardian, batch: dict, examples: int, protocol: Protocol, settings: dict):
-    """The loss, a mean over examples, and per kind (sum of token losses, tokens). Verdict and category are softmaxes over
-    the rows that the program reads, two and twelve; a reply's token is one over the vocabulary."""
-    chosen = batch["targets"] != data.IGNORE
-    targets, kinds, weights = batch["targets"][chosen], batch["kinds"][chosen], batch["weights"][chosen]
-    label, category, reply = (kinds == kind for kind in (LABEL, CATEGORY, REPLY))
+def losses(guardian: Guardian, batch: dict, examples: int, settings: dict):
+    """The loss, a mean over examples, and per kind (sum of token losses, a tensor, and tokens). Verdict and category are softmaxes
+    over the rows that the program reads, two and twelve; a reply's token is one over the vocabulary. Nothing here waits for the GPU."""
     with torch.autocast(guardian.model.device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
         states = guardian.states(batch)
-        written = guardian.model.lm_head(states[reply])
+        written = guardian.model.lm_head(states[batch["reply_at"]])
     head = guardian.model.get_input_embeddings().weight
-    control = guardian.control.tolist()
-    pair = states[label].float() @ guardian.control_rows()[[control.index(protocol.safe), control.index(protocol.unsafe)]].T
-    names = states[category].float() @ head[protocol.categories].T
-    nth = torch.tensor(protocol.categories, device=targets.device)
+    pair = states[batch["label_at"]].float() @ guardian.control_rows()[guardian.pair].T
+    names = states[batch["category_at"]].float() @ head[guardian.categories].T
     token = {
         # torch spreads the smoothing over all classes, the right one too.
-        LABEL: F.cross_entropy(pair, (targets[label] == protocol.unsafe).long(), reduction="none",
+        LABEL: F.cross_entropy(pair, (batch["label_target"] == guardian.unsafe).long(), reduction="none",
                                label_smoothing=2 * settings["label_smoothing"]),
-        CATEGORY: F.cross_entropy(names, (targets[category][:, None] == nth).long().argmax(1), reduction="none"),
-        REPLY: F.cross_entropy(written.float(), targets[reply], reduction="none")}
-    total = sum((token[kind] * weights[kinds == kind]).sum() for kind in token) / examples
-    return total, {kind: (loss.sum().item(), loss.numel()) for kind, loss in token.items()}
+        CATEGORY: F.cross_entropy(names, (batch["category_target"][:, None] == guardian.categories).long().argmax(1), reduction="none"),
+        REPLY: F.cross_entropy(written.float(), batch["reply_target"], reduction="none")}
+    total = sum((loss * batch[KIND_NAMES[kind] + "_weight"]).sum() for kind, loss in token.items()) / examples
+    return total, {kind: (loss.detach().sum(), loss.numel()) for kind, loss in token.items()}
 
 
 def evaluate(model, rows: list[dict], protocol: Protocol, settings: dict) -> dict:
@@ -175,7 +180,7 @@ def main():
     parser.add_argument("--save-minutes", type=float, default=10, help="between checkpoints")
     parser.add_argument("--eval-minutes", type=float, default=10, help="between evaluations on the held-out rows")
     parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
-    parser.add_argument("--from", dest="start", type=Path, help="begin with the weights of this run's checkpoint, not the base's")
+    parser.add_argument("--from", dest="start", type=Path, help="begin with the model that this run ended with (or soup.py wrote), not the base's")
     args = parser.parse_args()
     settings = json.loads(args.settings.read_text())
     for key, value in (item.split("=", 1) for item in args.set):
@@ -191,7 +196,7 @@ def main():
 
     protocol = Protocol()
     public = data.public_rows(args.public, protocol, settings)
-    guardian = Guardian(protocol, settings, device)
+    guardian = Guardian(protocol, settings, device, args.start)
     model, parameters = guardian.model, guardian.parameters()
     groups = [{"params": [p for p in parameters if guardian.decayed(p) == decay], "weight_decay": settings["weight_decay"] * decay}
               for decay in (True, False)]
@@ -199,13 +204,12 @@ def main():
     average = [p.detach().clone() for p in parameters] if settings["ema"] else None
     # All randomness is drawn from (seed, epoch), so these few numbers are the generator's state too.
     state = {"step": 0, "epoch": 0, "index": 0, "tokens": 0, "seconds": 0.0}
-    if args.resume or args.start:
-        saved = torch.load(checkpoint if args.resume else args.start / "checkpoint.pt", map_location=device, weights_only=True)
+    if args.resume:
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(parameters, saved["parameters"], strict=True):
                 parameter.copy_(value)
         guardian.tie()
-    if args.resume:
         optimizer.load_state_dict(saved["optimizer"])
         average, state = saved["average"], saved["state"]
 
@@ -217,77 +221,66 @@ def main():
         log.write(line + "\n")
         log.flush()
 
-    def load_own(previous: tuple | None) -> tuple:
-        """(training, development) rows, read afresh each epoch so that rows that were added meanwhile join. A file that
-        is just being written must not end a long run: the rows read before serve once more."""
-        try:
-            return data.held_out(data.own_rows(args.own), settings)
-        except (ValueError, KeyError) as error:
-            if previous is None:
-                raise
-            note(warning=f"own rows not re-read: {error}")
-            return previous
+    dev = data.held_out(data.own_rows(args.own), settings)[1]
 
     def save():
         save_atomically({"parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),
                          "average": average, "state": state}, checkpoint)
 
-    own, dev = load_own(None)
     note(settings=settings, device=device.type, public=dict(Counter(row["source"] for row in public)))
     began = time.monotonic() - state["seconds"]
     last_save = last_eval = time.monotonic()
     sums, since = Counter(), (time.monotonic(), state["tokens"])
-    finished = False
-    while not finished and state["epoch"] < settings["epochs"]:
-        own, dev = load_own((own, dev))
-        plan = data.epoch(protocol, own, public, settings, state["epoch"])
-        note(epoch=state["epoch"], own=len(own), held_out=len(dev), steps=len(plan), rows=sum(map(len, plan)))
-        for examples in plan[state["index"]:]:
-            # The schedule runs over whichever ends first, the epochs or the time.
-            fraction = max((state["epoch"] + state["index"] / len(plan)) / settings["epochs"],
-                           (time.monotonic() - began) / (60 * args.max_minutes))
-            if finished := fraction >= 1:
-                break
-            rate = settings["lr"] * min(1, fraction / settings["warmup"] + 0.02) * 0.5 * (1 + math.cos(math.pi * fraction))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = data.collate(examples, settings["row_tokens"], device)
-            with guardian.rounded(fraction >= settings["round_from"]):
-                total, parts = losses(guardian, batch, len(examples), protocol, settings)
-                total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            guardian.tie()
-            state["step"] += 1
-            state["index"] += 1
-            state["tokens"] += sum(map(len, examples))
-            state["seconds"] = time.monotonic() - began
-            if average and state["step"] % EMA_EVERY == 0:
-                # Young averages forget faster, or the untrained start would linger in them.
-                decay = min(settings["ema"], state["step"] / (state["step"] + 10 * EMA_EVERY))
-                torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-            sums.update({"loss": total.item(), "norm": norm.item(), "steps": 1, "padded": batch["ids"].numel()})
-            for kind, (loss, count) in parts.items():
-                sums.update({(kind, "loss"): loss, (kind, "count"): count})
-            if state["step"] % 10 == 0:
-                now, tokens = time.monotonic(), state["tokens"]
-                means = {name: round(sums[kind, "loss"] / sums[kind, "count"], 4)
-                         for kind, name in KIND_NAMES.items() if sums[kind, "count"]}
-                note(fraction=round(fraction, 4), lr=float(f"{rate:.3g}"), loss=round(sums["loss"] / sums["steps"], 4), **means,
-                     norm=round(sums["norm"] / sums["steps"], 3), tokens=tokens,
-                     padding=round(1 - (tokens - since[1]) / sums["padded"], 3),
-                     tokens_per_second=round((tokens - since[1]) / (now - since[0]), 1))
-                sums, since = Counter(), (time.monotonic(), tokens)
-            if time.monotonic() - last_eval > 60 * args.eval_minutes:
-                note(evaluation=evaluate(model, dev, protocol, settings))
-                last_eval = time.monotonic()
-            if time.monotonic() - last_save > 60 * args.save_minutes:
-                save()
-                last_save = time.monotonic()
-        else:
-            state["epoch"] += 1
-            state["index"] = 0
+    steps = data.Steps(args.own, public, protocol, settings, state["epoch"], state["index"])
+    # A GPU takes steps faster than one process packs and feeds them.
+    ahead = {"num_workers": 1, "prefetch_factor": 64, "pin_memory": True} if device.type == "cuda" else {}
+    for facts, packed in torch.utils.data.DataLoader(steps, batch_size=None, **ahead):
+        if facts["index"] == 0:
+            note(**{key: facts[key] for key in ("epoch", "own", "held_out", "steps")})
+        state |= {"epoch": facts["epoch"], "index": facts["index"]}
+        # The schedule runs over whichever ends first, the epochs or the time.
+        fraction = max((facts["epoch"] + facts["index"] / facts["steps"]) / settings["epochs"],
+                       (time.monotonic() - began) / (60 * args.max_minutes))
+        if fraction >= 1:
+            break
+        rate = settings["lr"] * min(1, fraction / settings["warmup"] + 0.02) * 0.5 * (1 + math.cos(math.pi * fraction))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = data.place(packed, device)
+        with guardian.rounded(fraction >= settings["round_from"]):
+            total, parts = losses(guardian, batch, facts["examples"], settings)
+            total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        guardian.tie()
+        state["step"] += 1
+        state["index"] += 1
+        state["tokens"] += facts["tokens"]
+        state["seconds"] = time.monotonic() - began
+        if average and state["step"] % EMA_EVERY == 0:
+            # Young averages forget faster, or the untrained start would linger in them.
+            decay = min(settings["ema"], state["step"] / (state["step"] + 10 * EMA_EVERY))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        # Tensors: to read them here would make each step wait for the GPU.
+        sums.update({"loss": total.detach(), "norm": norm, "steps": 1, "padded": batch["ids"].numel()})
+        for kind, (loss, count) in parts.items():
+            sums.update({(kind, "loss"): loss, (kind, "count"): count})
+        if state["step"] % 10 == 0:
+            means = {name: round(float(sums[kind, "loss"]) / sums[kind, "count"], 4)
+                     for kind, name in KIND_NAMES.items() if sums[kind, "count"]}
+            now, tokens = time.monotonic(), state["tokens"]
+            note(fraction=round(fraction, 4), lr=float(f"{rate:.3g}"), loss=round(float(sums["loss"]) / sums["steps"], 4), **means,
+                 norm=round(float(sums["norm"]) / sums["steps"], 3), tokens=tokens,
+                 padding=round(1 - (tokens - since[1]) / sums["padded"], 3),
+                 tokens_per_second=round((tokens - since[1]) / (now - since[0]), 1))
+            sums, since = Counter(), (time.monotonic(), tokens)
+        if time.monotonic() - last_eval > 60 * args.eval_minutes:
+            note(evaluation=evaluate(model, dev, protocol, settings))
+            last_eval = time.monotonic()
+        if time.monotonic() - last_save > 60 * args.save_minutes:
+            save()
+            last_save = time.monotonic()
     save()
     if average:
         note(before_averaging=evaluate(model, dev, protocol, settings))
