@@ -43,9 +43,10 @@ RUNS = {
     "half the rows": {"own_share": 0.5, "epochs": 2},
     "a quarter of the rows": {"own_share": 0.25, "epochs": 4},
     "an eighth of the rows": {"own_share": 0.125, "epochs": 8},
-    "15 of 30 layers": {"layers": 15},
-    "10 layers and the embedding frozen": {"freeze_layers": 10},
-    "the embedding trained too": {"train_embedding": True},
+    "15 of 30 layers": {"layers": 15, "freeze_layers": 2},
+    "15 layers frozen": {"freeze_layers": 15},
+    "all layers and the embedding trained": {"freeze_layers": 0, "train_embedding": True},
+    "input rows of the five tokens as they were": {"input_rows": False},
     "no change of surface": {"augment": 0.0, "pad": 0.0},
 }
 # Whose weights are kept: their replies are compared.

@@ -43,8 +43,8 @@ def layers_of(state: dict, kept: dict[int, int]) -> dict:
 
 
 class Guardian:
-    """The model and its LM head. Where the embedding is not trained, the five tokens' rows are, as the verdict reads them and, with
-    no layer frozen, as the input reads them too: with frozen layers no gradient passes below the first trained one."""
+    """The model and its LM head. Where the embedding is not trained, the five tokens' rows are, as the verdict reads them; with
+    `input_rows` as the input reads them too, for which a gradient has to pass the frozen layers."""
 
     def __init__(self, protocol: Protocol, settings: dict, device, start: Path | None = None):
         base = AutoModelForCausalLM.from_pretrained(base_dir(), gguf_file=GGUF_NAME, dtype=torch.float32)
@@ -68,20 +68,20 @@ class Guardian:
             state = load_file(start / "model/model.safetensors")
             model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
         self.model = model.to(device).train()
-        self.frozen = settings["freeze_layers"]
+        self.input_rows = settings["input_rows"]
         self.control = torch.tensor(protocol.control, device=device)
         self.pair = torch.tensor([protocol.control.index(protocol.safe), protocol.control.index(protocol.unsafe)], device=device)
         self.unsafe = protocol.unsafe
         self.categories = torch.tensor(protocol.categories, device=device)
         self.rows = None
-        if self.frozen and settings["train_embedding"]:
+        if settings["freeze_layers"] and settings["train_embedding"]:
             raise SystemExit("train_embedding needs freeze_layers 0: the embedding lies below the frozen layers")
         if not settings["train_embedding"]:
             self.rows = torch.nn.Parameter(rows.data[self.control].clone())
             rows.requires_grad_(False)
             self.nth = torch.full((rows.shape[0],), -1, device=device)
             self.nth[self.control] = torch.arange(len(self.control), device=device)
-        for layer in model.model.layers[:self.frozen]:
+        for layer in model.model.layers[:settings["freeze_layers"]]:
             layer.requires_grad_(False)
         if settings["round_from"] < 1:
             # What is not trained is shipped rounded, so it is rounded from the start.
@@ -98,7 +98,7 @@ class Guardian:
     def states(self, batch: dict) -> torch.Tensor:
         """[tokens, hidden size]: what the LM head reads."""
         embedded = self.model.get_input_embeddings()(batch["ids"])
-        if self.rows is not None and not self.frozen:
+        if self.rows is not None and self.input_rows:
             nth = self.nth[batch["ids"]]
             embedded = torch.where((nth >= 0)[..., None], self.rows[nth.clamp(0)], embedded)
         return self.model.model(inputs_embeds=embedded, position_ids=batch["positions"], attention_mask=batch["mask"])[0].flatten(0, 1)
