@@ -4,8 +4,8 @@
     python training/ablate.py --dev out/dev.jsonl --out out/ablations
     python training/ablate.py --table
 
-A run reads about as many tokens as all our rows and their part of the public ones have, with the shipped model's settings but for
-what its name says; seed 1. Its line in results/ablations.jsonl makes it done: called again, what is missing runs. On a GPU,
+A run sees half our rows and their part of the public ones once, or as many tokens, with the shipped model's settings but for what
+its name says; seed 1. Its line in results/ablations.jsonl makes it done: called again, what is missing runs. On a GPU,
 `--jobs 5` runs so many side by side.
 """
 
@@ -27,30 +27,30 @@ from protocol import CATEGORIES, Protocol
 from score import load_model, score
 
 HERE = Path(__file__).parent
-# One pass over the rows, in steps half as long as the shipped model's, or there were few; 0.36 public rows to one of ours is all of them.
-BASE = {"epochs": 1, "step_tokens": 4000, "public_per_own": 0.36, "round_from": 1, "harm_rate": 0.3}
+# Half our rows and half the public ones (0.3 to one of ours), seen once, in steps half as long as the shipped model's, or there were few.
+BASE = {"epochs": 1, "own_share": 0.5, "step_tokens": 4000, "public_per_own": 0.3, "round_from": 1, "harm_rate": 0.3}
 RUNS = {
     "base": {},
     "seed 2": {"seed": 2},
     "detection alone": {"tasks": "detect"},
-    "reply alone": {"tasks": "reply"},
-    "harm token never": {"harm_rate": 0.0, "harm_safe": 0.0},
-    "harm token never forced on safe queries": {"harm_safe": 0.0},
-    "task token first": {"task_first": True},
     # About the base's tokens again.
-    "public rows alone": {"own_share": 0.0, "epochs": 5},
+    "public rows alone": {"own_share": 0.0, "epochs": 2.5},
     "our rows alone": {"public_per_own": 0.0, "epochs": 1.25},
-    "half the rows": {"own_share": 0.5, "epochs": 2},
-    "a quarter of the rows": {"own_share": 0.25, "epochs": 4},
-    "an eighth of the rows": {"own_share": 0.125, "epochs": 8},
     "15 of 30 layers": {"layers": 15, "freeze_layers": 2},
+    "all the rows": {"own_share": 1.0},
+    "a quarter of the rows, twice": {"own_share": 0.25, "epochs": 2},
+    "an eighth of the rows, four times": {"own_share": 0.125, "epochs": 4},
+    "harm token never": {"harm_rate": 0.0, "harm_safe": 0.0},
+    "reply alone": {"tasks": "reply"},
+    "no change of surface": {"augment": 0.0, "pad": 0.0},
+    "task token first": {"task_first": True},
     "15 layers frozen": {"freeze_layers": 15},
     "all layers and the embedding trained": {"freeze_layers": 0, "train_embedding": True},
     "input rows of the five tokens as they were": {"input_rows": False},
-    "no change of surface": {"augment": 0.0, "pad": 0.0},
+    "harm token never forced on safe queries": {"harm_safe": 0.0},
 }
 # Whose weights are kept: their replies are compared.
-KEPT = ("base", "harm token never", "harm token never forced on safe queries")
+KEPT = ("base", "harm token never")
 DEV_ROWS = 20
 REPLY_ROWS = 120
 

@@ -318,7 +318,8 @@ def pack(examples: list[Example], row_tokens: int) -> dict[str, torch.Tensor]:
         emptiest = fill.index(min(fill))
         bins[emptiest].append(item)
         fill[emptiest] += len(item)
-    width = max(fill)
+    # Attention kernels for GPUs want a multiple.
+    width = -(-max(fill) // 16) * 16
     column = lambda name: torch.tensor([[value for item in row for value in getattr(item, name)] + [0] * (width - used)
                                         for row, used in zip(bins, fill)])
     batch = {name: column(name) for name in ("ids", "positions", "branches")}

@@ -83,6 +83,10 @@ class Guardian:
             self.nth[self.control] = torch.arange(len(self.control), device=device)
         for layer in model.model.layers[:settings["freeze_layers"]]:
             layer.requires_grad_(False)
+        if device.type == "cuda":
+            # Layer by layer, so that one compilation serves them all: small kernels, not arithmetic, are what a step waits for.
+            for layer in model.model.layers[settings["freeze_layers"]:]:
+                layer.compile(dynamic=True)
         if settings["round_from"] < 1:
             # What is not trained is shipped rounded, so it is rounded from the start.
             for parameter in model.parameters():
@@ -148,8 +152,11 @@ def losses(guardian: Guardian, batch: dict, examples: int, settings: dict):
 def evaluate(model, rows: list[dict], protocol: Protocol, settings: dict) -> dict:
     """Verdicts at margin 0 on our held-out rows, and the share of harmful rows whose category is named right."""
     model.eval()
+    # Every batch has a shape of its own here: not worth compiling for.
+    torch.compiler.set_stance("force_eager")
     prefixes = [protocol.prefix(row, settings["max_query_tokens"]) for row in rows]
     margins, categories = score(model, prefixes, protocol, settings["bf16"], settings["task_first"])
+    torch.compiler.set_stance("default")
     model.train()
     unsafe = torch.tensor([row["label"] == "unsafe" for row in rows])
     flagged = margins > 0
