@@ -4,8 +4,8 @@
     cargo run --release -- eval --backend cpu --jsonl out/disguised.jsonl --out out/disguised
     python training/disguise.py --compare out/disguised
 
-"plain" is the row as it is: the others' recall and false positives are held against it. Training has capitals and
-typos, after version 2 also leetspeak, letters apart and padding of its own kind (data.py); the other disguises it never sees.
+"plain" is the row as it is: the others' recall and false positives are held against it. Training has capitals, typos, leetspeak,
+letters apart, look-alike letters, percent signs and padding of its own kinds (data.py); the other disguises it never sees.
 """
 
 import argparse
