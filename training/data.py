@@ -57,7 +57,7 @@ COURTESIES = ["I hope your week is going well.", "I really appreciate your help 
               "This has been on my mind since lunch.", "I read your last answer twice and liked it.", "A short answer is fine with me."]
 LEET = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
 # Letters of other scripts that look like ours.
-ALIKE = str.maketrans("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ")
+LOOK_ALIKES = str.maketrans("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ")
 CLOSINGS = [" thanks", " please", " Thanks!", " Thank you in advance.", " asap"]
 
 
@@ -177,7 +177,7 @@ def spread(text: str, rng: random.Random) -> str:
 
 def look_alikes(text: str, rng: random.Random) -> str:
     share = rng.choice([0.15, 0.5, 1])
-    return "".join(c.translate(ALIKE) if rng.random() < share else c for c in text)
+    return "".join(c.translate(LOOK_ALIKES) if rng.random() < share else c for c in text)
 
 
 def augment(text: str, rng: random.Random) -> str:
