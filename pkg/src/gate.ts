@@ -1,11 +1,13 @@
 import { GuardianError } from "./errors.js";
 import type { Guardian } from "./guardian.js";
-import type { Input, Policy, Verdict } from "./types.js";
+import type { FixedReplies, Input, Policy, Verdict } from "./types.js";
 
 /** What the ready-made joints take beside the guardian. */
 export interface GateOptions extends Policy {
   /** What happens to a message that can't be screened: `block`, the default, rejects; `allow` lets it pass unscreened. */
   onError?: "block" | "allow";
+  /** Which safeguard replies are fixed texts. Default: as `Guardian.create` was given it. */
+  replies?: FixedReplies;
   /** Called with every verdict. */
   onVerdict?: (verdict: Verdict, input: Input) => void;
 }

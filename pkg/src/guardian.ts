@@ -2,17 +2,19 @@ import { GuardianError, type ErrorCode } from "./errors.js";
 import * as cache from "./model-store.js";
 import { browser, localPort, runs, workerPort, type Platform, type Port } from "./platform.js";
 import { decide, merged, messages, type RawVerdict } from "./policy.js";
+import { fixedReplies, fixedReply } from "./replies.js";
 import { watch } from "./watch.js";
 import type {
-  Answer, BatchOptions, CachedModel, CreateOptions, Info, Input, ModelSource, Policy, ReplyOptions, Request, ScreenOptions, Verdict, Watch,
-  Watchable, WatchOptions, WireSource,
+  Answer, BatchOptions, CachedModel, Category, CreateOptions, Info, Input, ModelSource, Policy, Protected, ProtectOptions, ReplyOptions, Request,
+  ScreenOptions, Verdict, Watch, Watchable, WatchOptions, WireSource,
 } from "./types.js";
 
 export { GuardianError } from "./errors.js";
 export type { ErrorCode } from "./errors.js";
+export { REPLIES } from "./replies.js";
 export type {
-  BatchOptions, CachedModel, CacheKind, Category, CreateOptions, Info, Input, ListEntry, Message, ModelSource, Policy, Preset, Progress,
-  ReplyOptions, ScreenOptions, Verdict, Watch, Watchable, WatchOptions,
+  BatchOptions, CachedModel, CacheKind, Category, CreateOptions, FixedReplies, Info, Input, ListEntry, Message, ModelSource, Policy, Preset, Progress,
+  Protected, ProtectOptions, ReplyOptions, ScreenOptions, Verdict, Watch, Watchable, WatchOptions,
 } from "./types.js";
 
 type Body<R> = R extends Request ? Omit<R, "id"> : never;
@@ -37,15 +39,17 @@ interface Pending {
 export class Guardian {
   readonly #port: Port;
   readonly #policy: Policy;
+  readonly #replies: Partial<Record<Category, string>>;
   readonly #pending = new Map<number, Pending>();
   #next = 1;
   #info: Info | undefined;
   #ended: GuardianError | undefined;
 
   /** @internal */
-  protected constructor(port: Port, policy: Policy) {
+  protected constructor(port: Port, policy: Policy, replies: Partial<Record<Category, string>>) {
     this.#port = port;
     this.#policy = policy;
+    this.#replies = replies;
     port.onAnswer(
       (answer) => this.#receive(answer),
       (message) => this.#end(new GuardianError("internal", message)),
@@ -74,12 +78,13 @@ export class Guardian {
     const { model, integrity, backend = "auto", cache = "cache-api", wasmUrl, signal, onProgress, worker = platform.worker } = options;
     signal?.throwIfAborted();
     const policy = merged({}, options);
+    const replies = fixedReplies(options.replies);
     oneOf(backend, ["auto", "webgpu", "cpu"], "backend");
     oneOf(cache, ["cache-api", "opfs", "none"], "cache");
     if (integrity !== undefined && !/^[0-9a-f]{64}$/i.test(integrity)) throw new GuardianError("argument", "integrity: a SHA-256 in hexadecimal is wanted, 64 digits");
     const transfer: Transferable[] = [];
     const source = wire(model, platform, transfer);
-    const guardian = new this(await start(worker, platform), policy);
+    const guardian = new this(await start(worker, platform), policy, replies);
     try {
       const request: Body<Request> = { kind: "load", source, backend, cache };
       if (integrity !== undefined) request.integrity = integrity;
@@ -252,7 +257,8 @@ export class Guardian {
   }
 
   /**
-   * Screens, and opens a safeguard reply where the text is unsafe; `reply` is `null` where it may go on.
+   * Screens, and opens a safeguard reply where the text is unsafe; `reply` is `null` where it may go on. For some categories the reply is a
+   * text written beforehand ({@link FixedReplies}), for the others the model's own words; `writer` tells.
    *
    * @example
    * ```ts
@@ -261,9 +267,13 @@ export class Guardian {
    * for await (const piece of reply) show(piece);
    * ```
    */
-  async protect(input: Input, options: ScreenOptions & Omit<ReplyOptions, "force"> = {}): Promise<{ verdict: Verdict; reply: ReadableStream<string> | null }> {
-    const verdict = await this.screen(input, options);
-    return { verdict, reply: verdict.label === "safe" ? null : this.replyStream(input, { ...options, force: true }) };
+  async protect(input: Input, options: ProtectOptions = {}): Promise<Protected> {
+    const replies = options.replies === undefined ? this.#replies : fixedReplies(options.replies);
+    const verdict = options.verdict ?? (await this.screen(input, options));
+    if (verdict.label === "safe") return { verdict, reply: null, writer: null };
+    const fixed = fixedReply(verdict, replies);
+    if (fixed === null) return { verdict, reply: this.replyStream(input, { ...options, force: true }), writer: "model" };
+    return { verdict, reply: new Blob([fixed]).stream().pipeThrough(new TextDecoderStream()), writer: "fixed" };
   }
 
   /**

@@ -97,6 +97,29 @@ export interface ReplyOptions {
   seed?: number;
 }
 
+/**
+ * Which safeguard replies are texts written beforehand, checked by people, and which the model writes: `grave`, the default, has texts for `suicide`, `minors` and
+ * `advice`, where wrong words do most harm; `fixed` has one for every category; `model` has none. Texts of your own, by category, take the place of
+ * these three or stand beside them; `null` leaves a category to the model.
+ */
+export type FixedReplies = "grave" | "fixed" | "model" | Partial<Record<Category, string | null>>;
+
+export interface ProtectOptions extends ScreenOptions, Omit<ReplyOptions, "force"> {
+  /** Default: as `Guardian.create` was given it. */
+  replies?: FixedReplies;
+  /** The verdict on this input where it is known already: it is not screened again, and the policy given here has no say. */
+  verdict?: Verdict;
+}
+
+/** What `protect` resolves to. */
+export interface Protected {
+  verdict: Verdict;
+  /** `null` where the text may go on. */
+  reply: ReadableStream<string> | null;
+  /** Whose words the reply is: the model's, or a text written beforehand. `null` where there is none. */
+  writer: "model" | "fixed" | null;
+}
+
 export interface WatchOptions extends ScreenOptions {
   /** Called with each new verdict and the text it is about; with `null` once the text is empty. */
   onVerdict: (verdict: Verdict | null, text: string) => void;
@@ -131,7 +154,7 @@ export interface Info {
   model: string;
   version: string;
   backend: "gpu" | "cpu";
-  calibration: { temperature: number; permissive: number; balanced: number; strict: number };
+  calibration: { temperature: number; bias: number; permissive: number; balanced: number; strict: number };
   categories: Category[];
   layers: number;
   hidden: number;
@@ -167,6 +190,8 @@ export interface CreateOptions extends Policy {
   worker?: Worker | boolean;
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
+  /** Default `grave`. */
+  replies?: FixedReplies;
 }
 
 /** A model in the cache. */

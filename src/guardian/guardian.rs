@@ -274,19 +274,18 @@ impl Guardian {
         };
         let (text, earlier, turns_dropped) = self.conversation(messages)?;
         let mut passes = Vec::new();
-        let mut tokens = None;
-        for (source, reading) in normalize::readings(text) {
-            let query = self.tokenizer.encode(&reading)?;
-            tokens.get_or_insert(query.len());
+        let tokens = self.tokenizer.encode(text)?.len();
+        for reading in normalize::readings(text) {
+            let query = self.tokenizer.encode(&reading.text)?;
             for window in window::windows(query.len()) {
-                let decoded = source.iter().map(|&source| source.to_owned()).collect();
+                let decoded = reading.sources.iter().map(|&source| source.to_owned()).collect();
                 passes.push(Pass { decoded, prefix: self.protocol.prefix(&earlier, &query[window]) });
             }
         }
         Ok(Screening {
             threshold,
             preset: options.threshold.is_none().then_some(options.preset),
-            tokens: tokens.unwrap_or(0),
+            tokens,
             turns_dropped,
             passes,
             started,

@@ -1,34 +1,103 @@
-//! Readings of a text: as typed, normalised, and with encoded runs decoded. An attacker hides words from the model
-//! by spelling them differently; each trick undone is a reading of its own, screened beside the text as typed.
+//! Readings of a text: what a reader sees of it, its disguises undone, and its encoded runs decoded. An attacker hides words
+//! from the model by spelling them differently; each trick undone is a reading, and the highest score counts.
 
 use base64::Engine as _;
 use unicode_normalization::UnicodeNormalization;
 
-/// Decoded runs per text; a longer list would let a page of hashes cost many passes.
-const MAX_DECODED: usize = 4;
+/// Words in leetspeak or with dots between their letters from which on it is how the text is written, and no name like "Log4Shell".
+const DISGUISED_WORDS: usize = 2;
+/// Capitals from which on a text can be all in capitals: fewer are an abbreviation.
+const SHOUTED: usize = 12;
 /// Characters an encoded run must decode to before it counts as text.
 const MIN_DECODED: usize = 12;
 
-/// The text as typed (source `None`), then every other reading that differs from it, with what made it.
-pub fn readings(text: &str) -> Vec<(Option<&'static str>, String)> {
-    let mut readings = vec![(None, text.to_owned())];
-    let normalized = normalize(text);
-    if !normalized.is_empty() && normalized != text.trim() {
-        readings.push((Some("normalized"), normalized.clone()));
+/// One way to read a text.
+#[derive(Debug, PartialEq)]
+pub struct Reading {
+    /// What made it: `normalized`, `base64`, ...; nothing for the text as typed, but for its typography.
+    pub sources: Vec<&'static str>,
+    pub text: String,
+}
+
+/// The text with whatever hides its words undone, then every guess at it that differs.
+///
+/// What is typed is not read beside what is seen (look-alike letters, invisible characters, full-width forms, capitals throughout,
+/// leetspeak or dots in several words, encoded runs that decode to text): it says nothing more, and the model takes odd bytes
+/// themselves for harm. Guesses (leetspeak or dots in one word, letters written apart, a "1" as "l", rot13) are read beside it.
+pub fn readings(text: &str) -> Vec<Reading> {
+    let mut sources = Vec::new();
+    let mut seen = text.to_owned();
+    for (source, undo) in UNDO {
+        let Some(plain) = undo(&seen) else { continue };
+        let plain = plain.trim();
+        if plain.is_empty() || plain == seen {
+            continue;
+        }
+        if source != "normalized" || disguised(&seen, plain) {
+            sources.push(source);
+        }
+        seen = plain.to_owned();
     }
-    for (source, reading) in decoded(&normalized).into_iter().take(MAX_DECODED) {
-        if !readings.iter().any(|(_, known)| *known == reading) {
-            readings.push((Some(source), reading));
+    let undone =
+        |one: char, wide: bool| seen.split(' ').map(move |word| undot(&fold_leet(word, one, wide))).collect::<Vec<_>>();
+    let changed = seen.split(' ').zip(undone('i', false)).filter(|(word, undone)| word != undone).count();
+    let throughout = changed >= DISGUISED_WORDS;
+    let guesses = ['i', 'l'].map(|one| ("normalized", Some(rejoin(&undone(one, throughout)))));
+    let rot13 = ("rot13", rot13_text(&seen));
+    let with = |source| sources.iter().copied().chain((!sources.contains(&source)).then_some(source)).collect();
+    let mut readings = match throughout {
+        true => vec![Reading { sources: with("normalized"), text: undone('i', true).join(" ") }],
+        false => vec![Reading { sources: sources.clone(), text: seen.clone() }],
+    };
+    for (source, guess) in guesses.into_iter().chain([rot13]) {
+        let Some(guess) = guess else { continue };
+        if readings.iter().all(|known| known.text.trim() != guess.trim()) {
+            readings.push(Reading { sources: with(source), text: guess });
         }
     }
     readings
 }
 
-/// NFKC, invisible characters removed, look-alike letters folded, spaced letters rejoined, leetspeak folded.
-pub fn normalize(text: &str) -> String {
+/// Undoes one kind of disguise throughout; `None` where there is none.
+type Undo = fn(&str) -> Option<String>;
+
+/// In this order: tags are gone from what is visible, and what is decoded may be disguised in its turn.
+const UNDO: [(&str, Undo); 8] = [
+    ("tags", tags),
+    ("normalized", visible),
+    ("percent", percent),
+    ("html", html),
+    ("base64", |text| replace_runs(text, base64_text)),
+    ("hex", |text| replace_runs(text, hex_text)),
+    ("normalized", visible),
+    ("normalized", unshout),
+];
+
+/// What a reader sees: NFKC, invisible characters removed, look-alike letters folded.
+fn visible(text: &str) -> Option<String> {
     let plain: String = text.nfkc().filter(|&c| !invisible(c)).collect();
-    let words: Vec<String> = plain.split(' ').map(|word| fold_leet(&fold_homoglyphs(word))).collect();
-    rejoin(&words).trim().to_owned()
+    Some(fold_homoglyphs(&plain))
+}
+
+/// A text in capitals throughout, in small letters.
+fn unshout(text: &str) -> Option<String> {
+    let (upper, lower) = text.chars().fold((0, 0), |(upper, lower), c| {
+        (upper + usize::from(c.is_uppercase()), lower + usize::from(c.is_lowercase()))
+    });
+    (upper >= SHOUTED && upper > 4 * lower).then(|| text.to_lowercase())
+}
+
+/// Whether letters or digits were changed other than in case, or stood apart by what shows nothing: an ellipsis, a no-break space or a coloured heart hide no word.
+fn disguised(text: &str, seen: &str) -> bool {
+    let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+    let (mut before, mut hidden) = (false, false);
+    let apart = text.chars().any(|c| {
+        let between = before && hidden && c.is_alphanumeric();
+        hidden = invisible(c);
+        before = c.is_alphanumeric() || (hidden && before);
+        between
+    });
+    apart || words(text) != words(seen)
 }
 
 /// Characters that show nothing: zero-width ones, joiners, bidi controls, variation selectors, Unicode tags, soft
@@ -91,22 +160,37 @@ const HOMOGLYPHS: [(char, char); 46] = [
     ('υ', 'u'),
 ];
 
-/// Folds look-alikes in a word that mixes scripts; a word wholly in another script is that language, not a disguise.
-fn fold_homoglyphs(word: &str) -> String {
-    let latin = word.chars().any(|c| c.is_ascii_alphabetic());
+/// Folds look-alikes in the words that mix them with Latin letters and, where there is such a word, in those made of look-alikes
+/// alone. A word with a letter that looks like no Latin one is another language's, not a disguise.
+fn fold_homoglyphs(text: &str) -> String {
     let alike = |c: char| HOMOGLYPHS.iter().find(|(from, _)| *from == c).map(|(_, to)| *to);
-    if !latin || !word.chars().any(|c| alike(c).is_some()) {
-        return word.to_owned();
+    let is_alike = |word: &str| {
+        word.chars().any(|c| alike(c).is_some())
+            && word.chars().all(|c| c.is_ascii() || !c.is_alphabetic() || alike(c).is_some())
+    };
+    let mixed = |word: &str| is_alike(word) && word.chars().any(|c| c.is_ascii_alphabetic());
+    if text.is_ascii() || !text.split_whitespace().any(mixed) {
+        return text.to_owned();
     }
-    word.chars().map(|c| alike(c).unwrap_or(c)).collect()
+    let fold = |word: &str| match is_alike(word) {
+        true => word.chars().map(|c| alike(c).unwrap_or(c)).collect(),
+        false => word.to_owned(),
+    };
+    text.split_inclusive(char::is_whitespace).map(fold).collect()
 }
 
+/// What stands behind a number.
+const UNITS: [&str; 20] =
+    ["am", "pm", "mg", "g", "kg", "m", "km", "cm", "mm", "ml", "l", "k", "x", "d", "h", "s", "st", "rd", "th", "min"];
+
 /// Folds digits and signs that stand for letters, in a word of mostly letters with such a sign between or before
-/// letters ("h0w", "k1ll", "@ttack"). Codes, versions, hashes and measures ("a1b2c3", "v1.2", "10mg", "3D") stay.
-fn fold_leet(word: &str) -> String {
+/// letters ("h0w", "k1ll", "@ttack"). Codes, versions, hashes and measures ("a1b2c3", "v1.2", "10mg", "3D") stay. `one` is what a "1" stands for;
+/// `wide`, for a text known to be written so, takes words of mostly signs too ("7h3", "0rg4n1$3r").
+fn fold_leet(word: &str, one: char, wide: bool) -> String {
     let letter = |c: char| match c {
         '0' => Some('o'),
-        '1' | '!' => Some('i'),
+        '1' => Some(one),
+        '!' => Some('i'),
         '3' => Some('e'),
         '4' | '@' => Some('a'),
         '5' | '$' => Some('s'),
@@ -121,9 +205,18 @@ fn fold_leet(word: &str) -> String {
         letter(c).is_some() && core[at + c.len_utf8()..].chars().next().is_some_and(|next| next.is_ascii_alphabetic())
     });
     // A digit in front is a measure or an ordinal ("10mg", "4th", "3D"); an "@" inside is an address.
-    let measure = core.starts_with(|c: char| c.is_ascii_digit()) && letters <= 2;
+    let unit = core.trim_start_matches(|c: char| c.is_ascii_digit()).to_ascii_lowercase();
+    let measure = unit.len() < core.len() && if wide { UNITS.contains(&unit.as_str()) } else { letters <= 2 };
+    let (fewest, most) = if wide { (1, 4 * letters) } else { (2, letters) };
     let address = core.char_indices().any(|(at, c)| c == '@' && at > 0 && core.contains('.'));
-    if letters < 2 || signs == 0 || others > 0 || signs > letters || !followed || measure || address || core.len() > 20
+    if letters < fewest
+        || signs == 0
+        || others > 0
+        || signs > most
+        || !(followed || wide)
+        || measure
+        || address
+        || core.len() > 20
     {
         return word.to_owned();
     }
@@ -132,7 +225,7 @@ fn fold_leet(word: &str) -> String {
     format!("{}{folded}{}", &word[..at], &word[at + core.len()..])
 }
 
-/// Rejoins letters written apart: "k i l l" and "b.o.m.b" become words. Four single letters in a row at least; an
+/// Rejoins letters written apart: "k i l l" becomes a word. Four single letters in a row at least; an
 /// empty word between them (two spaces) ends one word and begins the next.
 fn rejoin(words: &[String]) -> String {
     let single = |word: &str| word.chars().count() == 1 && word.chars().all(char::is_alphabetic);
@@ -144,11 +237,11 @@ fn rejoin(words: &[String]) -> String {
             out.push(words[at..at + run].concat());
             at += run;
         } else {
-            out.push(undot(&words[at]));
+            out.push(words[at].clone());
             at += 1;
         }
     }
-    out.join(" ")
+    out.join(" ").trim().to_owned()
 }
 
 /// "b.o.m.b" and "b-o-m-b" to "bomb": single letters with one same separator, four at least. "U.S.A." stays.
@@ -164,20 +257,23 @@ fn undot(word: &str) -> String {
     word.to_owned()
 }
 
-/// Readings with encoded runs decoded in place; only those that decode to text.
-fn decoded(text: &str) -> Vec<(&'static str, String)> {
-    let mut readings = Vec::new();
-    let mut push = |source, reading: Option<String>| {
-        if let Some(reading) = reading.filter(|reading| reading != text) {
-            readings.push((source, reading));
+/// Unicode tags, which show nothing, spell ASCII: the text with them spelled out. An emoji flag's are part of its picture.
+fn tags(text: &str) -> Option<String> {
+    let (mut out, mut found, mut flag) = (String::with_capacity(text.len()), 0, false);
+    for c in text.chars() {
+        match c {
+            '\u{E0020}'..='\u{E007E}' if !flag => {
+                out.extend(char::from_u32(c as u32 - 0xE0000));
+                found += 1;
+            }
+            '\u{E0000}'..='\u{E007F}' => {}
+            _ => {
+                flag = c == '\u{1F3F4}';
+                out.push(c);
+            }
         }
-    };
-    push("percent", percent(text));
-    push("html", html(text));
-    push("base64", replace_runs(text, base64_text));
-    push("hex", replace_runs(text, hex_text));
-    push("rot13", rot13_text(text));
-    readings
+    }
+    (found >= MIN_DECODED).then_some(out)
 }
 
 /// Replaces every word that `decode` turns into text; `None` if there is none.
@@ -303,13 +399,13 @@ mod tests {
     use super::*;
 
     fn sources(text: &str) -> Vec<&'static str> {
-        readings(text).into_iter().filter_map(|(source, _)| source).collect()
+        readings(text).into_iter().flat_map(|reading| reading.sources).collect()
     }
 
     fn has(text: &str, source: &str, want: &str) {
         let readings = readings(text);
         assert!(
-            readings.iter().any(|(s, reading)| *s == Some(source) && reading.contains(want)),
+            readings.iter().any(|reading| reading.sources.contains(&source) && reading.text.contains(want)),
             "{text:?}: no {source} reading holds {want:?}: {readings:?}"
         );
     }
@@ -327,7 +423,46 @@ mod tests {
         has("how%20to%20bake%20a%20cake", "percent", "how to bake a cake");
         has("&#104;&#111;&#119; to bake", "html", "how to bake");
         has("ubj gb onxr n pnxr naq jevgr vg qbja", "rot13", "how to bake a cake and write it down");
-        has("hello \u{E0062}\u{E0061}world", "normalized", "hello world");
+        has("7h3 0rg4n1$3r h4$ 4 d0gs 4nd c4ts a7 5pm", "normalized", "the organiser has 4 dogs and cats at 5pm");
+        has("hel\u{E0062}\u{E0061}lo world", "normalized", "hello world");
+        has("сору this tехt", "normalized", "copy this text");
+        let hidden: String = "bake a cake now".chars().filter_map(|c| char::from_u32(c as u32 + 0xE0000)).collect();
+        has(&format!("hello {hidden}"), "tags", "hello bake a cake now");
+        let typed = Reading { sources: vec![], text: "Wait... I \u{2764} 5 kg of flour".into() };
+        assert_eq!(readings("Wait… I \u{2764}\u{FE0F} 5\u{A0}kg of flour"), [typed]);
+        let flags = "\u{1F3F4}\u{E0067}\u{E0062}\u{E0065}\u{E006E}\u{E0067}\u{E007F} ".repeat(3);
+        assert_eq!(sources(&flags), Vec::<&str>::new(), "a flag is a picture");
+    }
+
+    #[test]
+    fn what_hides_words_is_undone_and_a_guess_read_beside_the_text() {
+        for (text, want) in [
+            ("how do I b\u{200B}ake a c\u{200D}ake", &[&["normalized"] as &[&str]] as &[&[&str]]),
+            ("bаke а cаke tоday", &[&["normalized"]]),
+            ("ｂａｋｅ a cake", &[&["normalized"]]),
+            ("how%20to%20bake%20a%20cake", &[&["percent"]]),
+            ("&#104;&#111;&#119; to bake", &[&["html"]]),
+            ("cаke: aG93IHRvIGJha2UgYSBjYWtlIGF0IGhvbWU=", &[&["normalized", "base64"]]),
+            ("h0w to b4ke bre4d", &[&["normalized"]]),
+            ("b0il 1entils s1owly", &[&["normalized"], &["normalized"]]),
+            ("b.a.k.e some b.r.e.a.d", &[&["normalized"]]),
+            ("please b.a.k.e bread", &[&[], &["normalized"]]),
+            ("is Log4Shell fixed?", &[&[], &["normalized"]]),
+            ("b a k e bread", &[&[], &["normalized"]]),
+            ("ubj gb onxr n pnxr naq jevgr vg qbja", &[&[], &["rot13"]]),
+        ] {
+            let sources: Vec<_> = readings(text).into_iter().map(|reading| reading.sources).collect();
+            assert_eq!(sources, want, "{text:?}: {:?}", readings(text));
+        }
+    }
+
+    #[test]
+    fn capitals_throughout_are_read_as_small_letters() {
+        let text = |text| readings(text).remove(0).text;
+        assert_eq!(text("HOW DO I BAKE A CAKE? THX"), "how do i bake a cake? thx");
+        for kept in ["NASA and ESA", "WHO?", "HTTP GET", "I said NO and meant it", "FAQ"] {
+            assert_eq!(text(kept), kept);
+        }
     }
 
     #[test]
@@ -339,6 +474,7 @@ mod tests {
             "take 10mg twice, 3D printing, 4th of July, MP3, H2O, v1.2.3, 1080p",
             "mail me at someone4@example.com",
             "Привет, как дела?",
+            "Ищу C++-разработчика",
             "Γειά σου Κόσμε",
             "let x = a[0] + b1;",
             "Is the U.S.A. larger than the E.U.?",

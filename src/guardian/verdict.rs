@@ -42,10 +42,12 @@ impl std::str::FromStr for Preset {
     }
 }
 
-/// What turns logits into a verdict: `guardian.temperature` and `guardian.threshold.*` of the model file.
+/// What turns logits into a verdict: `guardian.temperature`, `guardian.bias` and `guardian.threshold.*` of the model file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Calibration {
     pub temperature: f32,
+    /// The margin that means even odds; 0 in files that have none.
+    pub bias: f32,
     pub permissive: f32,
     pub balanced: f32,
     pub strict: f32,
@@ -65,8 +67,10 @@ impl Calibration {
         if temperature <= 0.0 {
             return Err(Error::format("key \"guardian.temperature\"", format!("{temperature} is not above 0")));
         }
+        let bias = if gguf.metadata.contains_key("guardian.bias") { gguf.float("guardian.bias")? } else { 0.0 };
         let calibration = Calibration {
             temperature,
+            bias,
             permissive: threshold("permissive")?,
             balanced: threshold("balanced")?,
             strict: threshold("strict")?,
@@ -88,9 +92,9 @@ impl Calibration {
         }
     }
 
-    /// The probability of harm: `sigmoid((l_unsafe - l_safe) / T)` (temperature scaling, Guo et al. 2017).
+    /// The probability of harm: `sigmoid((l_unsafe - l_safe - bias) / T)` (Platt 1999, with temperature scaling's T).
     pub fn score(&self, safe: f32, unsafe_: f32) -> Result<f32> {
-        let margin = (unsafe_ - safe) / self.temperature;
+        let margin = (unsafe_ - safe - self.bias) / self.temperature;
         if !margin.is_finite() {
             return Err(Error::internal("the label logits are not finite"));
         }

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { generateText, streamText, wrapLanguageModel } from "ai";
 import { MockLanguageModelV3, simulateReadableStream } from "ai/test";
 import OpenAI from "openai";
-import { Guardian, GuardianError } from "slm-guardian";
+import { Guardian, GuardianError, REPLIES } from "slm-guardian";
 import { guardianMiddleware } from "slm-guardian/ai";
 import { guardedFetch } from "slm-guardian/fetch";
 import { createModerations } from "slm-guardian/moderations";
@@ -78,6 +78,60 @@ describe("verdicts under a policy", () => {
     const verdict = await guardian.screen([{ role: "user", content: "hi" }, { role: "assistant", content: "Hello!" }, { role: "user", content: UNSAFE }]);
     assert.equal(verdict.label, "unsafe");
     assert.equal(await codeOf(guardian.screen([{ role: "assistant", content: "Hello!" }])), "input");
+  });
+});
+
+describe("replies", () => {
+  const HOPELESS = "I don't want to be alive any more, tonight I am going to end it.";
+  const protect = async (text, options) => {
+    const { verdict, reply, writer } = await guardian.protect(text, options);
+    let whole = null;
+    if (reply) for await (const piece of reply) whole = (whole ?? "") + piece;
+    return { verdict, whole, writer };
+  };
+
+  test("a person at risk gets the text written for it, a safe message no reply", async () => {
+    const { verdict, whole, writer } = await protect(HOPELESS);
+    assert.deepEqual([verdict.label, whole, writer], ["unsafe", REPLIES.suicide, "fixed"]);
+    const safe = await protect(SAFE);
+    assert.deepEqual([safe.verdict.label, safe.whole, safe.writer], ["safe", null, null]);
+  });
+
+  test("whose words come is the caller's choice", async () => {
+    const written = await guardian.reply(HOPELESS, { force: true });
+    assert.notEqual(written, REPLIES.suicide);
+    const both = async (replies) => {
+      const { whole, writer } = await protect(HOPELESS, { replies });
+      return [whole, writer];
+    };
+    assert.deepEqual(await both("model"), [written, "model"]);
+    assert.deepEqual(await both({ suicide: null }), [written, "model"]);
+    assert.deepEqual(await both({ suicide: "You are not alone." }), ["You are not alone.", "fixed"]);
+    assert.deepEqual(await both({ hate: "Not here." }), [REPLIES.suicide, "fixed"], "texts of one's own stand beside the three");
+    const { verdict, whole, writer } = await protect(UNSAFE, { replies: "fixed" });
+    assert.deepEqual([whole, writer], [REPLIES[verdict.category], "fixed"]);
+  });
+
+  test("a verdict that is there already is not made again", async () => {
+    const verdict = await guardian.screen(HOPELESS);
+    assert.equal((await guardian.protect(HOPELESS, { verdict })).verdict, verdict);
+    const { reply } = await guardian.protect(HOPELESS, { verdict: { ...verdict, label: "safe", category: null } });
+    assert.equal(reply, null);
+  });
+
+  test("replies that can't be meant are named", async () => {
+    for (const [replies, named] of [["none", "none"], [{ sucide: "..." }, "sucide"], [{ suicide: " " }, "replies.suicide"], [{ hate: 1 }, "replies.hate"]]) {
+      await assert.rejects(guardian.protect(SAFE, { replies }), (error) => error instanceof GuardianError && error.code === "argument" && error.message.includes(named));
+      assert.equal(await codeOf(Guardian.create({ model, replies })), "argument");
+    }
+  });
+
+  test("every fixed reply is two to five sentences, without numbers or links", () => {
+    for (const [category, text] of Object.entries(REPLIES)) {
+      const sentences = text.match(/[.?!](\s|$)/g).length;
+      assert.ok(sentences >= 2 && sentences <= 5, `${category}: ${sentences} sentences`);
+      assert.doesNotMatch(text, /\d|https?:|www\./, category);
+    }
   });
 });
 
@@ -256,6 +310,11 @@ describe("joints", () => {
     return Response.json(completion);
   };
   const client = (options) => new OpenAI({ baseURL: "http://localhost/v1", apiKey: "none", maxRetries: 2, fetch: guardedFetch(guardian, { fetch: server, ...options }) });
+  const answered = async () => {
+    let text = "";
+    for await (const piece of (await guardian.protect(UNSAFE)).reply) text += piece;
+    return text;
+  };
   const ask = (content) => ({ model: "m", messages: [{ role: "system", content: "Be brief." }, { role: "user", content }] });
 
   test("OpenAI's client: a safe message is sent as it is, an unsafe one is answered here", async () => {
@@ -266,7 +325,7 @@ describe("joints", () => {
     const unsafe = await client().chat.completions.create(ask(UNSAFE));
     assert.equal(sent.length, 1, "nothing was sent");
     assert.equal(unsafe.choices[0].finish_reason, "content_filter");
-    assert.equal(unsafe.choices[0].message.content, await guardian.reply(UNSAFE, { force: true }));
+    assert.equal(unsafe.choices[0].message.content, await answered());
   });
 
   test("OpenAI's client: an unsafe message's reply is streamed as a server streams", async () => {
@@ -277,7 +336,7 @@ describe("joints", () => {
       text += choices[0].delta.content ?? "";
       finish = choices[0].finish_reason;
     }
-    assert.equal(text, await guardian.reply(UNSAFE, { force: true }));
+    assert.equal(text, await answered());
     assert.deepEqual([finish, sent.length], ["content_filter", 0]);
   });
 
@@ -306,7 +365,7 @@ describe("joints", () => {
       }),
     });
     const model = wrapLanguageModel({ model: inner, middleware: guardianMiddleware(guardian) });
-    const reply = await guardian.reply(UNSAFE, { force: true });
+    const reply = await answered();
     assert.equal((await generateText({ model, prompt: SAFE })).text, "from the model");
     const blocked = await generateText({ model, prompt: UNSAFE });
     assert.deepEqual([blocked.text, blocked.finishReason, calls], [reply, "content-filter", 1]);
@@ -330,7 +389,7 @@ describe("joints", () => {
       destroy() { this.#asked = null; }
     }
     const session = guardSession(guardian, new Session());
-    const reply = await guardian.reply(UNSAFE, { force: true });
+    const reply = await answered();
     assert.equal(await session.prompt(SAFE), "from the session");
     assert.equal(await session.prompt([{ role: "user", content: [{ type: "text", value: UNSAFE }] }]), reply);
     for (const [input, want] of [[SAFE, "from the session"], [UNSAFE, reply]]) {

@@ -1,4 +1,4 @@
-import { GuardianError, type Guardian, type Message } from "slm-guardian";
+import { GuardianError, type Guardian, type Message, type Verdict } from "slm-guardian";
 import { AssistantError, assistantName, answer } from "./assistant.js";
 import { Card } from "./card.js";
 import { announce, button, capital, find } from "./dom.js";
@@ -69,7 +69,7 @@ export function chat(guardian: Guardian, store: Store): void {
       card.judge(verdict);
       engine(guardian);
       announce(verdict.label === "safe" ? "Safe" : `Unsafe: ${verdict.category ?? "on your list"}`);
-      if (verdict.label === "unsafe") await reply(card, said);
+      if (verdict.label === "unsafe") await reply(card, said, verdict);
       else await goOn(card, said);
       card.done();
     } catch (error) {
@@ -86,9 +86,12 @@ export function chat(guardian: Guardian, store: Store): void {
     follow();
   }
 
-  async function reply(card: Card, said: string): Promise<void> {
-    const words = card.open("reply", "The guardian answers instead");
-    const whole = await write(card, words, (signal) => guardian.replyStream(said, { force: true, signal }));
+  async function reply(card: Card, said: string, verdict: Verdict): Promise<void> {
+    const abort = new AbortController();
+    const { reply, writer } = await guardian.protect(said, { verdict, signal: abort.signal });
+    if (!reply) return;
+    const words = card.open("reply", writer === "fixed" ? "The guardian answers instead, in words written beforehand" : "The guardian answers instead");
+    const whole = await write(card, words, abort, () => reply);
     card.item.dataset.reply = whole;
     announce(whole);
   }
@@ -105,7 +108,7 @@ export function chat(guardian: Guardian, store: Store): void {
     const words = card.open("assistant", assistantName(store.choices));
     const turns: Message[] = [...history, { role: "user", content: said }];
     try {
-      const whole = await write(card, words, (signal) => answer(turns, store.choices, signal));
+      const whole = await write(card, words, new AbortController(), (signal) => answer(turns, store.choices, signal));
       if (whole.trim() === "") throw new AssistantError("It answered nothing.");
       history.push({ role: "user", content: said }, { role: "assistant", content: whole });
       announce(whole);
@@ -121,8 +124,7 @@ export function chat(guardian: Guardian, store: Store): void {
 }
 
 /** Writes a stream into an element as it comes, with a button to stop it. Returns all that came. */
-async function write(card: Card, place: HTMLElement, open: (signal: AbortSignal) => ReadableStream<string>): Promise<string> {
-  const abort = new AbortController();
+async function write(card: Card, place: HTMLElement, abort: AbortController, open: (signal: AbortSignal) => ReadableStream<string>): Promise<string> {
   const stop = button("Stop", () => abort.abort(), "quiet stop");
   card.append(stop);
   place.dataset.writing = "true";
