@@ -1,4 +1,4 @@
-"""Temperature and thresholds from scored development rows (`guardian eval --out`), sources weighted alike.
+"""Temperature, bias and thresholds from scored development rows (`guardian eval --out`), sources weighted alike.
 
     python training/calibrate.py out/dev/scores.jsonl --curves model/operating.json > out/calibration.json
 
@@ -26,16 +26,20 @@ def main():
     score = np.clip(np.array([row["score"] for row in rows]), 1e-6, 1 - 1e-6)
     margin = np.log(score) - np.log1p(-score)
     label = np.array([row["unsafe"] for row in rows])
-    # Each source and class counts the same, so that neither the largest source nor the commoner class decides.
+    # Each source counts the same in what a score means, and each of its classes in the thresholds: neither the largest source nor the commoner
+    # class decides.
+    sources = Counter(row["source"] for row in rows)
+    alike = np.array([1 / sources[row["source"]] for row in rows])
     counts = Counter((row["source"], row["unsafe"]) for row in rows)
     weight = np.array([1 / counts[row["source"], row["unsafe"]] for row in rows])
 
-    def loss(temperature: float) -> float:
-        return float((weight * np.logaddexp(0, np.where(label, -margin, margin) / temperature)).sum() / weight.sum())
+    def loss(scaling: tuple[float, float]) -> float:
+        temperature, bias = scaling
+        return float((alike * np.logaddexp(0, np.where(label, bias - margin, margin - bias) / temperature)).sum() / alike.sum())
 
-    temperature = min(np.geomspace(0.3, 6, 300), key=loss)
-    calibrated = 1 / (1 + np.exp(-margin / temperature))
-    result = {"temperature": round(float(temperature), 4)}
+    temperature, bias = min(((t, b) for t in np.geomspace(0.3, 6, 100) for b in np.linspace(-4, 4, 161)), key=loss)
+    calibrated = 1 / (1 + np.exp((bias - margin) / temperature))
+    result = {"temperature": round(float(temperature), 4), "bias": round(float(bias), 4)}
     safe, unsafe = ~label, label
     order = np.argsort(-calibrated[safe])
     share = np.cumsum(weight[safe][order]) / weight[safe].sum()

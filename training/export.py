@@ -50,10 +50,10 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="folder of shards and manifest.json")
     parser.add_argument("--type", choices=TYPES, default="q8_0", help="format of the layers' matrices")
     parser.add_argument("--embed-type", choices=TYPES, default="q8_0", help="format of the embedding, which is the LM head too")
-    parser.add_argument("--calibration", type=Path, help="JSON {temperature, permissive, balanced, strict}; 1 and 0.5 without")
+    parser.add_argument("--calibration", type=Path, help="JSON {temperature, bias, permissive, balanced, strict}; 1, 0 and 0.5 without")
     parser.add_argument("--shard-mib", type=int, default=44)
     args = parser.parse_args()
-    settings = {"temperature": 1.0, "permissive": 0.5, "balanced": 0.5, "strict": 0.5}
+    settings = {"temperature": 1.0, "bias": 0.0, "permissive": 0.5, "balanced": 0.5, "strict": 0.5}
     if args.calibration:
         settings |= json.loads(args.calibration.read_text())
 
@@ -105,6 +105,7 @@ def main():
     writer.add_license("apache-2.0")
     writer.add_string("guardian.version", VERSION)
     writer.add_float32("guardian.temperature", settings["temperature"])
+    writer.add_float32("guardian.bias", settings["bias"])
     for preset in ("permissive", "balanced", "strict"):
         writer.add_float32(f"guardian.threshold.{preset}", settings[preset])
     writer.add_array("guardian.categories", CATEGORIES)
