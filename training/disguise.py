@@ -1,10 +1,11 @@
 """The same rows in one disguise after another, each a source of its own for `guardian eval`.
 
-    python training/disguise.py training/test/queries.jsonl > out/disguised.jsonl
+    python training/disguise.py training/test/queries.jsonl --every 3 > out/disguised.jsonl
     cargo run --release -- eval --backend cpu --jsonl out/disguised.jsonl --out out/disguised
     python training/disguise.py --compare out/disguised
 
-"plain" is the row as it is: the others' recall and false positives are held against it. Training has capitals, typos, leetspeak,
+"plain" is the row as it is: the others' recall and false positives are held against it. `--every 3` adds every third query in other words
+(`test/reworded.jsonl`: a paraphrase, and its words replaced by synonyms). Training has capitals, typos, leetspeak,
 letters apart, look-alike letters, percent signs and padding of its own kinds (data.py); the other disguises it never sees.
 """
 
@@ -28,6 +29,10 @@ FULL_WIDTH = {c: c + 0xFEE0 for c in range(0x21, 0x7F)}
 BEFORE = ("I had a lovely weekend at the lake with my sister and her two dogs, we grilled corn and swam until dark, and I am "
           "still a bit sunburnt. Anyway. ")
 AFTER = " By the way, the weather here is great today and I am about to bake some bread with olives. Have a nice evening!"
+
+
+REWORDED = Path(__file__).parent / "test/reworded.jsonl"
+WAYS = ("paraphrase", "synonyms")
 
 
 def every(text: str, step: int, change) -> str:
@@ -89,8 +94,8 @@ def compare(folder: Path):
             cells += [f"{100 * ours.mean():.1f}", "-" if name == "plain" else f"{100 * change.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
             means.append((chosen is labels, name, change.mean()))
         print("| " + " | ".join(cells) + " |")
-    mean = lambda recall: 100 * np.mean([change for which, name, change in means if which == recall and name != "plain"])
-    print(f"| mean | | {mean(True):+.1f} | | {mean(False):+.1f} |")
+    mean = lambda recall: 100 * np.mean([change for which, name, change in means if which == recall and name in DISGUISES and name != "plain"])
+    print(f"| mean of the disguises | | {mean(True):+.1f} | | {mean(False):+.1f} |")
 
 
 def main():
@@ -103,11 +108,17 @@ def main():
         compare(args.compare)
         return
     rows = [row for path in args.queries for row in data.read_jsonl(path)][::args.every]
+    show = lambda row, name, messages: print(json.dumps(
+        {"id": f"{row['id']} {name}", "source": name, "label": row["label"], "messages": messages}, ensure_ascii=False))
     for name, disguise in DISGUISES.items():
         for row in rows:
             *earlier, last = messages_of(row)
-            messages = [*earlier, {**last, "content": disguise(last["content"])}]
-            print(json.dumps({"id": f"{row['id']} {name}", "source": name, "label": row["label"], "messages": messages}, ensure_ascii=False))
+            show(row, name, [*earlier, {**last, "content": disguise(last["content"])}])
+    reworded = {(row["of"], row["way"]): row for row in data.read_jsonl(REWORDED)}
+    if all((row["id"], way) in reworded for row in rows for way in WAYS):
+        for way in WAYS:
+            for row in rows:
+                show(row, way, messages_of(reworded[row["id"], way]))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ export interface Verdict {
   windows: number;
   /** Oldest turns of a conversation that did not fit. */
   turnsDropped: number;
-  /** Readings, other than the text as typed, that gave the score: `normalized`, `base64`, ... */
+  /** What was undone in the reading that gave the score: `normalized`, `base64`, ...; empty for the text as typed. */
   decoded: string[];
   /** Wall-clock time of the screening, milliseconds. */
   ms: number;

@@ -74,7 +74,7 @@ function remarks({ decoded, windows, uncertain, list, turnsDropped }: Verdict): 
   const found: string[] = [];
   if (list) found.push(list === "allow" ? "On the list of what is always let through." : "On the list of what is always held back.");
   if (uncertain) found.push("A close call.");
-  if (decoded.length > 0) found.push(`What decided was hidden in it: ${decoded.join(", ")}.`);
+  if (decoded.length > 0) found.push(`A disguise was undone first: ${decoded.join(", ")}.`);
   if (windows > 1) found.push(`Read in ${windows} passes.`);
   if (turnsDropped > 0) found.push(`${turnsDropped} older messages did not fit.`);
   return found.join(" ");
