@@ -87,7 +87,8 @@ fn unshout(text: &str) -> Option<String> {
     (upper >= SHOUTED && upper > 4 * lower).then(|| text.to_lowercase())
 }
 
-/// Whether letters or digits were changed other than in case, or stood apart by what shows nothing: an ellipsis, a no-break space or a coloured heart hide no word.
+/// Whether letters or digits were changed other than in case, or stood apart by what shows nothing: an ellipsis, a no-break
+/// space or a coloured heart hide no word.
 fn disguised(text: &str, seen: &str) -> bool {
     let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     let (mut before, mut hidden) = (false, false);
@@ -207,13 +208,15 @@ fn fold_leet(word: &str, one: char, wide: bool) -> String {
     // A digit in front is a measure or an ordinal ("10mg", "4th", "3D"); an "@" inside is an address.
     let unit = core.trim_start_matches(|c: char| c.is_ascii_digit()).to_ascii_lowercase();
     let measure = unit.len() < core.len() && if wide { UNITS.contains(&unit.as_str()) } else { letters <= 2 };
+    // Digits behind letters alone are a name's ("C4", "AK47"), which must not be lost.
+    let name = core.trim_end_matches(|c: char| c.is_ascii_digit()).chars().all(|c| c.is_ascii_alphabetic());
     let (fewest, most) = if wide { (1, 4 * letters) } else { (2, letters) };
     let address = core.char_indices().any(|(at, c)| c == '@' && at > 0 && core.contains('.'));
     if letters < fewest
         || signs == 0
         || others > 0
         || signs > most
-        || !(followed || wide)
+        || !(followed || wide && !name)
         || measure
         || address
         || core.len() > 20
@@ -423,7 +426,12 @@ mod tests {
         has("how%20to%20bake%20a%20cake", "percent", "how to bake a cake");
         has("&#104;&#111;&#119; to bake", "html", "how to bake");
         has("ubj gb onxr n pnxr naq jevgr vg qbja", "rot13", "how to bake a cake and write it down");
-        has("7h3 0rg4n1$3r h4$ 4 d0gs 4nd c4ts a7 5pm", "normalized", "the organiser has 4 dogs and cats at 5pm");
+        has(
+            "b0ard the b04t w17h a C4 mailer and an A4 b00k",
+            "normalized",
+            "board the boat with a C4 mailer and an A4 book",
+        );
+        has("7h3 0rg4n1$3r h4$ 4 d0gs 4nd c4ts by 5pm", "normalized", "the organiser has 4 dogs and cats by 5pm");
         has("hel\u{E0062}\u{E0061}lo world", "normalized", "hello world");
         has("сору this tехt", "normalized", "copy this text");
         let hidden: String = "bake a cake now".chars().filter_map(|c| char::from_u32(c as u32 + 0xE0000)).collect();
