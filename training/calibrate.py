@@ -26,16 +26,16 @@ def main():
     score = np.clip(np.array([row["score"] for row in rows]), 1e-6, 1 - 1e-6)
     margin = np.log(score) - np.log1p(-score)
     label = np.array([row["unsafe"] for row in rows])
-    # Each source counts the same in what a score means, and each of its classes in the thresholds: neither the largest source nor the commoner
-    # class decides.
+    # In what a score means a source counts by the square root of its rows, so that ours, the most, do not decide; in the thresholds each
+    # source and class counts the same, so that neither the largest source nor the commoner class does.
     sources = Counter(row["source"] for row in rows)
-    alike = np.array([1 / sources[row["source"]] for row in rows])
+    tempered = np.array([sources[row["source"]] ** -0.5 for row in rows])
     counts = Counter((row["source"], row["unsafe"]) for row in rows)
     weight = np.array([1 / counts[row["source"], row["unsafe"]] for row in rows])
 
     def loss(scaling: tuple[float, float]) -> float:
         temperature, bias = scaling
-        return float((alike * np.logaddexp(0, np.where(label, bias - margin, margin - bias) / temperature)).sum() / alike.sum())
+        return float((tempered * np.logaddexp(0, np.where(label, bias - margin, margin - bias) / temperature)).sum() / tempered.sum())
 
     temperature, bias = min(((t, b) for t in np.geomspace(0.3, 6, 100) for b in np.linspace(-4, 4, 161)), key=loss)
     calibrated = 1 / (1 + np.exp((bias - margin) / temperature))

@@ -140,3 +140,20 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let sum: f32 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / sum).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_odds_lie_at_the_bias_and_the_temperature_stretches_around_it() {
+        let calibration = Calibration { temperature: 2.0, bias: -1.0, permissive: 0.9, balanced: 0.5, strict: 0.1 };
+        assert_eq!(calibration.score(3.0, 2.0).unwrap(), 0.5);
+        let logistic = |x: f32| 1.0 / (1.0 + (-x).exp());
+        assert!((calibration.score(0.0, 3.0).unwrap() - logistic(2.0)).abs() < 1e-6);
+        assert!((calibration.score(5.0, 0.0).unwrap() - logistic(-2.0)).abs() < 1e-6);
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert_eq!(calibration.score(0.0, broken).unwrap_err().code(), "internal");
+        }
+    }
+}
