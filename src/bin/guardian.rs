@@ -146,7 +146,7 @@ async fn run(args: Args) -> Result<(), Stop> {
                 Some(temperature) => Sampling::Random { temperature, min_p: 0.05, seed },
             };
             let options = ReplyOptions { force, max_tokens, sampling };
-            let inputs = jsonl.as_deref().map(|path| inputs(path)).transpose()?;
+            let inputs = jsonl.as_deref().map(inputs).transpose()?;
             let mut guardian = open(&args.model, args.backend).await?;
             if let Some(text) = text {
                 guardian.reply_start(&[Message::user(text)], options)?;

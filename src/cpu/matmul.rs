@@ -67,7 +67,7 @@ fn quantise_block(x: &[f32; BLOCK], levels: &mut [i16; BLOCK]) -> (f32, i32) {
             not_finite = _mm_add_ps(not_finite, _mm_mul_ps(load(at), _mm_setzero_ps()));
         }
         let (largest, not_finite): ([f32; 4], [f32; 4]) =
-            (std::mem::transmute(largest), std::mem::transmute(not_finite));
+            (std::mem::transmute::<__m128, [f32; 4]>(largest), std::mem::transmute::<__m128, [f32; 4]>(not_finite));
         let (scale, inverse) = scale(largest, not_finite);
         let inverse = _mm_set1_ps(inverse);
         let mut sums = _mm_setzero_si128();
@@ -409,8 +409,8 @@ unsafe fn tile<I: Isa, F: Packed, const FUSED: bool, const T: usize>(
             let mut totals = [I::splat(0.0); T];
             for _ in 0..blocks {
                 let mut sums = [I::start(0); T];
-                for t in 0..T {
-                    sums[t] = I::start(-zero(F::FORMAT) * (*numbers.add(t)).1);
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::start(-zero(F::FORMAT) * (*numbers.add(t)).1);
                 }
                 // Written out, so that every offset is a constant that the load takes with it.
                 macro_rules! steps {
@@ -450,13 +450,13 @@ unsafe fn tile<I: Isa, F: Packed, const FUSED: bool, const T: usize>(
                 scales = scales.add(PANEL);
                 minimums = minimums.add(PANEL);
             }
-            for t in 0..T {
+            for (t, &total) in totals.iter().enumerate() {
                 let to = out.start.add((token + t) * out.rows + row);
                 if row + I::LANES <= out.rows {
-                    I::store(totals[t], to);
+                    I::store(total, to);
                 } else {
                     let mut all = [0f32; PANEL];
-                    I::store(totals[t], all.as_mut_ptr());
+                    I::store(total, all.as_mut_ptr());
                     std::ptr::copy_nonoverlapping(all.as_ptr(), to, out.rows - row);
                 }
             }
