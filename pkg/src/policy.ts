@@ -23,7 +23,7 @@ export function merged(own: Policy, call: Policy): Policy {
   if (preset !== undefined && !Object.hasOwn(PRESETS, preset)) throw wrong(`no preset is named ${JSON.stringify(preset)}; ${Object.keys(PRESETS).join(", ")} are`);
   if (threshold !== undefined) probability(threshold, "threshold");
   for (const [name, value] of Object.entries(thresholds)) {
-    if (!Object.hasOwn(CATEGORIES, name)) throw wrong(`thresholds: no category is named ${JSON.stringify(name)}; ${Object.keys(CATEGORIES).join(", ")} are`);
+    checkCategory(name, "thresholds");
     if (value !== undefined) probability(value, `thresholds.${name}`);
   }
   for (const [name, entries] of Object.entries({ allow, deny })) {
@@ -72,6 +72,11 @@ function matches(list: readonly ListEntry[], text: string): boolean {
     entry.lastIndex = 0;
     return entry.test(text);
   });
+}
+
+/** @internal A typo in a category's name must not quietly mean none. */
+export function checkCategory(name: string, option: string): void {
+  if (!Object.hasOwn(CATEGORIES, name)) throw wrong(`${option}: no category is named ${JSON.stringify(name)}; ${Object.keys(CATEGORIES).join(", ")} are`);
 }
 
 function probability(value: number, name: string): void {

@@ -1,4 +1,5 @@
 import { GuardianError } from "./errors.js";
+import { checkCategory } from "./policy.js";
 import type { Category, FixedReplies, Verdict } from "./types.js";
 
 /**
@@ -60,7 +61,7 @@ export function fixedReplies(replies: FixedReplies = "grave"): Partial<Record<Ca
     throw new GuardianError("argument", `replies: ${JSON.stringify(replies)} is neither "grave", "fixed" or "model" nor texts by category`);
   }
   for (const [name, text] of Object.entries(replies)) {
-    if (!Object.hasOwn(REPLIES, name)) throw new GuardianError("argument", `replies: no category is named ${JSON.stringify(name)}; ${Object.keys(REPLIES).join(", ")} are`);
+    checkCategory(name, "replies");
     if (text !== null && (typeof text !== "string" || text.trim() === "")) {
       throw new GuardianError("argument", `replies.${name}: a text is wanted, or null for the model's own words`);
     }

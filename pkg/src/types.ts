@@ -98,7 +98,7 @@ export interface ReplyOptions {
 }
 
 /**
- * Which safeguard replies are texts written beforehand, checked by people, and which the model writes: `grave`, the default, has texts for `suicide`, `minors` and
+ * Which safeguard replies are texts written beforehand, and which the model writes: `grave`, the default, has texts for `suicide`, `minors` and
  * `advice`, where wrong words do most harm; `fixed` has one for every category; `model` has none. Texts of your own, by category, take the place of
  * these three or stand beside them; `null` leaves a category to the model.
  */

@@ -274,9 +274,11 @@ impl Guardian {
         };
         let (text, earlier, turns_dropped) = self.conversation(messages)?;
         let mut passes = Vec::new();
-        let tokens = self.tokenizer.encode(text)?.len();
+        let typed = self.tokenizer.encode(text)?;
+        let tokens = typed.len();
         for reading in normalize::readings(text) {
-            let query = self.tokenizer.encode(&reading.text)?;
+            // Nearly every text is read as it was typed, and need not be encoded twice.
+            let query = if reading.text == text { typed.clone() } else { self.tokenizer.encode(&reading.text)? };
             for window in window::windows(query.len()) {
                 let decoded = reading.sources.iter().map(|&source| source.to_owned()).collect();
                 passes.push(Pass { decoded, prefix: self.protocol.prefix(&earlier, &query[window]) });
