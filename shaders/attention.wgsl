@@ -2,7 +2,7 @@
 // and the cache [places, (k, v), KV_DIM] of f16 pairs. A token sees the places that all share, then its sequence's own up
 // to itself; table [tokens] is (id, position, first place of its own, t-th kept token). KEPT 1: the kept tokens alone, out
 // [kept, HEADS, HEAD_DIM]. One workgroup of 64 a token and head; it walks what is visible 64 at a time: a thread scores one
-// position, then gathers one pair of the output.
+// position, then GROUPS of PAIRS threads gather a share of the positions each, a thread one pair of the output.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> q: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read> cache: array<u32>;
@@ -10,8 +10,11 @@
 @group(0) @binding(5) var<storage, read> table: array<vec4<u32>>;
 
 const PAIRS = HEAD_DIM / 2u;
+const GROUPS = max(64u / PAIRS, 1u);
 var<workgroup> query: array<vec2<f32>, PAIRS>;
-var<workgroup> scores: array<f32, 64>;
+var<workgroup> scores: array<vec4<f32>, 16>;
+var<workgroup> shares: array<vec4<f32>, 16>;
+var<workgroup> parts: array<vec2<f32>, 64>;
 
 // Where the i-th visible key and value are.
 fn visible_place(i: u32, own: u32) -> u32 {
@@ -34,8 +37,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < PAIRS; i += 64u) {
         query[i] = q[(t * HEADS + head) * PAIRS + i] * inverseSqrt(f32(HEAD_DIM));
     }
-    // Pairs lane, lane + 64, ... of the output; HEAD_DIM is at most 256.
+    // Pairs lane % PAIRS, or lane and lane + 64, of the output; HEAD_DIM is at most 256.
     var sums: array<vec2<f32>, 2>;
+    let pair = lane % PAIRS;
     var highest = -1e30;
     var weight = 0.0;
     for (var first = 0u; first < visible; first += 64u) {
@@ -48,32 +52,47 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 score += dot(query[i], unpack2x16float(cache[at + i]));
             }
         }
-        scores[lane] = score;
+        scores[lane / 4u][lane % 4u] = score;
         workgroupBarrier();
-        let count = min(64u, visible - first);
-        var top = highest;
-        for (var i = 0u; i < count; i++) {
+        var top = vec4<f32>(highest);
+        for (var i = 0u; i < 16u; i++) {
             top = max(top, scores[i]);
         }
-        let keep = exp(highest - top);
-        highest = top;
+        let now = max(max(top.x, top.y), max(top.z, top.w));
+        // Of what is not visible, exp(-1e30 - now) = 0.
+        shares[lane / 4u][lane % 4u] = exp(score - now);
+        workgroupBarrier();
+        let keep = exp(highest - now);
+        highest = now;
         weight *= keep;
         sums[0] *= keep;
         sums[1] *= keep;
-        for (var i = 0u; i < count; i++) {
-            let share = exp(scores[i] - top);
-            weight += share;
-            let at = visible_place(first + i, own) * KV_DIM + KV_DIM / 2u + offset;
-            if (lane < PAIRS) {
-                sums[0] += share * unpack2x16float(cache[at + lane]);
-            }
-            if (lane + 64u < PAIRS) {
-                sums[1] += share * unpack2x16float(cache[at + lane + 64u]);
+        for (var i = 0u; i < 16u; i++) {
+            weight += dot(shares[i], vec4<f32>(1.0));
+        }
+        // Four positions at a time, so that their loads are under way together.
+        let quads = (min(64u, visible - first) + 3u) / 4u;
+        if (lane < GROUPS * PAIRS) {
+            for (var i = lane / PAIRS; i < quads; i += GROUPS) {
+                let share = shares[i];
+                for (var j = 0u; j < 4u; j++) {
+                    let at = visible_place(min(first + 4u * i + j, visible - 1u), own) * KV_DIM + KV_DIM / 2u + offset;
+                    sums[0] += share[j] * unpack2x16float(cache[at + pair]);
+                    if (lane + 64u < PAIRS) {
+                        sums[1] += share[j] * unpack2x16float(cache[at + lane + 64u]);
+                    }
+                }
             }
         }
     }
+    parts[lane] = sums[0];
+    workgroupBarrier();
     if (lane < PAIRS) {
-        out[row + lane] = sums[0] / weight;
+        var total = parts[lane];
+        for (var i = 1u; i < GROUPS; i++) {
+            total += parts[lane + i * PAIRS];
+        }
+        out[row + lane] = total / weight;
     }
     if (lane + 64u < PAIRS) {
         out[row + lane + 64u] = sums[1] / weight;

@@ -67,9 +67,15 @@ fn the_gpu_agrees_with_candle_in_every_format_and_length() {
 
 #[test]
 fn the_gpu_without_optional_features_agrees_too() {
-    let device = gpu(DeviceOptions { f16: false, subgroups: false });
+    let device = gpu(DeviceOptions { f16: false, subgroups: false, wide: None });
     assert!(!device.info().f16 && !device.info().subgroups);
     agree(&|| Target::Gpu(device.clone()), 3e-2, "plain gpu");
+}
+
+#[test]
+fn the_gpu_agrees_with_the_cuts_of_a_wide_one_too() {
+    let device = gpu(DeviceOptions { wide: Some(true), ..Default::default() });
+    agree(&|| Target::Gpu(device.clone()), 3e-2, "wide gpu");
 }
 
 /// Tensors that would share a dispatch may come in formats of their own.

@@ -15,6 +15,8 @@ pub struct AdapterInfo {
     pub api: String,
     pub f16: bool,
     pub subgroups: bool,
+    /// Whether products split columns over many threads, as suits a GPU that runs thousands at once.
+    pub wide: bool,
 }
 
 /// Which optional features may be used where the adapter has them. None is ever required.
@@ -22,11 +24,13 @@ pub struct AdapterInfo {
 pub struct DeviceOptions {
     pub f16: bool,
     pub subgroups: bool,
+    /// By default, where the adapter's subgroups are of 16 threads or more: software adapters have 4 or 8.
+    pub wide: Option<bool>,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        DeviceOptions { f16: true, subgroups: true }
+        DeviceOptions { f16: true, subgroups: true, wide: None }
     }
 }
 
@@ -77,7 +81,8 @@ impl Device {
             }
         });
         let described = adapter.get_info();
-        let info = AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups };
+        let wide = options.wide.unwrap_or(described.subgroup_max_size >= 16);
+        let info = AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups, wide };
         let max_buffer = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Device { device, queue, max_buffer, info, lost })
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::device::Device;
-use super::kernels::{Constant, Kernel, Kernels, planes};
+use super::kernels::{Constant, Cut, Kernel, Kernels, cut, planes};
 use super::weights::{GATE_UP, Matrix, QKV, bind};
 use crate::config::Config;
 use crate::engine::{PASS, Probe, Sampling, Sequence};
@@ -606,9 +606,8 @@ impl Planner<'_> {
         rows: Rows,
     ) -> Result<Dispatch> {
         let (config, b) = (self.config, self.buffers);
-        let height = matrix.rows as u32;
         let mut constants = vec![
-            ("ROWS", height),
+            ("ROWS", matrix.rows as u32),
             ("COLS", matrix.cols as u32),
             ("STORE", store.number()),
             ("NORM", u32::from(gain.is_some())),
@@ -626,18 +625,19 @@ impl Planner<'_> {
             _ => {}
         }
         let eps = gain.map(|_| config.norm_eps);
+        let Cut { kernel, constants: cuts, rows: tile } = cut(rows == Rows::One, self.device.info().wide, matrix.cols);
+        constants.extend(cuts);
+        let tiles = matrix.rows.div_ceil(tile) as u32;
         if rows == Rows::One {
             // One token's kernel has no use for the call's numbers, but for its place in the cache.
             buffers.extend(matches!(store, Store::Qkv(..)).then_some((0, &b.call)));
-            let groups = height.div_ceil(8);
-            let grid = Grid::Fixed(groups.min(32_768), groups.div_ceil(32_768));
-            return self.weighted(Kernel::Matvec, matrix, &constants, eps, &buffers, grid).await;
+            let grid = Grid::Fixed(tiles.min(32_768), tiles.div_ceil(32_768));
+            return self.weighted(kernel, matrix, &constants, eps, &buffers, grid).await;
         }
         buffers.push((0, &b.call));
         constants.push(("KEPT", u32::from(rows == Rows::Kept)));
-        let tiles = height.div_ceil(32);
         let grid = if rows == Rows::Kept { Grid::KeptTiles(tiles) } else { Grid::Tiles(tiles) };
-        self.weighted(Kernel::Matmul, matrix, &constants, eps, &buffers, grid).await
+        self.weighted(kernel, matrix, &constants, eps, &buffers, grid).await
     }
 
     async fn attention(&mut self, cache: &Cache, kept: bool) -> Result<Dispatch> {

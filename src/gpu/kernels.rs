@@ -18,6 +18,7 @@ pub enum Kernel {
     Repack,
     Embed,
     Matmul,
+    MatmulSplit,
     Matvec,
     Attention,
     HeadRows,
@@ -30,6 +31,9 @@ impl Kernel {
             Kernel::Repack => ("repack", vec![include_str!("../../shaders/repack.wgsl")]),
             Kernel::Embed => ("embed", vec![CALL, PLANES, include_str!("../../shaders/embed.wgsl")]),
             Kernel::Matmul => ("matmul", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul.wgsl")]),
+            Kernel::MatmulSplit => {
+                ("matmul_split", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul_split.wgsl")])
+            }
             Kernel::Matvec => ("matvec", vec![CALL, PLANES, STORE, include_str!("../../shaders/matvec.wgsl")]),
             Kernel::Attention => ("attention", vec![CALL, include_str!("../../shaders/attention.wgsl")]),
             Kernel::HeadRows => ("head_rows", vec![CALL, PLANES, REDUCE, include_str!("../../shaders/head_rows.wgsl")]),
@@ -43,6 +47,30 @@ impl Kernel {
 pub enum Constant {
     U32(u32),
     F32(f32),
+}
+
+/// How a product is cut into workgroups.
+pub struct Cut {
+    pub kernel: Kernel,
+    pub constants: Vec<(&'static str, u32)>,
+    /// Rows of the matrix that a workgroup takes.
+    pub rows: usize,
+}
+
+/// For a matrix of rows of `cols`. On a `wide` GPU few tokens leave most threads without work, and what a thread does one
+/// step after the other is what a product takes: there the columns are split over as many threads as still have some.
+pub fn cut(one: bool, wide: bool, cols: usize) -> Cut {
+    let long = cols >= 1024;
+    let (kernel, constants, rows) = match (one, wide) {
+        (true, false) => (Kernel::Matvec, vec![("LANES", 8), ("RUN", 8)], 8),
+        (true, true) => {
+            let lanes = if long { 32 } else { 16 };
+            (Kernel::Matvec, vec![("LANES", lanes), ("RUN", 1)], 64 / lanes as usize)
+        }
+        (false, false) => (Kernel::Matmul, Vec::new(), 32),
+        (false, true) => (Kernel::MatmulSplit, vec![("SLICES", if long { 32 } else { 16 })], 8),
+    };
+    Cut { kernel, constants, rows }
 }
 
 /// How a format's planes are laid out; see `shaders/planes.wgsl`.
