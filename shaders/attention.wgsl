@@ -9,7 +9,7 @@
 @group(0) @binding(4) var<storage, read_write> out: array<vec2<f32>>;
 @group(0) @binding(5) var<storage, read> table: array<vec4<u32>>;
 
-const PAIRS = HEAD_DIM / 2u;
+// PAIRS is HEAD_DIM / 2.
 const GROUPS = max(64u / PAIRS, 1u);
 var<workgroup> query: array<vec2<f32>, PAIRS>;
 var<workgroup> scores: array<vec4<f32>, 16>;
@@ -48,16 +48,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (first + lane < visible) {
             score = 0.0;
             let at = visible_place(first + lane, own) * KV_DIM + offset;
-            for (var i = 0u; i < PAIRS; i++) {
-                score += dot(query[i], unpack2x16float(cache[at + i]));
-            }
+#repeat i PAIRS
+            score += dot(query[{i}], unpack2x16float(cache[at + {i}]));
+#end
         }
         scores[lane / 4u][lane % 4u] = score;
         workgroupBarrier();
         var top = vec4<f32>(highest);
-        for (var i = 0u; i < 16u; i++) {
-            top = max(top, scores[i]);
-        }
+#repeat i 16
+        top = max(top, scores[{i}]);
+#end
         let now = max(max(top.x, top.y), max(top.z, top.w));
         // Of what is not visible, exp(-1e30 - now) = 0.
         shares[lane / 4u][lane % 4u] = exp(score - now);
@@ -67,21 +67,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         weight *= keep;
         sums[0] *= keep;
         sums[1] *= keep;
-        for (var i = 0u; i < 16u; i++) {
-            weight += dot(shares[i], vec4<f32>(1.0));
-        }
-        // Four positions at a time, so that their loads are under way together.
+#repeat i 16
+        weight += dot(shares[{i}], vec4<f32>(1.0));
+#end
+        // Eight positions at a time, so that their loads are under way together.
         let quads = (min(64u, visible - first) + 3u) / 4u;
         if (lane < GROUPS * PAIRS) {
-            for (var i = lane / PAIRS; i < quads; i += GROUPS) {
-                let share = shares[i];
-                for (var j = 0u; j < 4u; j++) {
-                    let at = visible_place(min(first + 4u * i + j, visible - 1u), own) * KV_DIM + KV_DIM / 2u + offset;
-                    sums[0] += share[j] * unpack2x16float(cache[at + pair]);
+            for (var i = lane / PAIRS * 2u; i < quads; i += GROUPS * 2u) {
+#repeat h 2
+#repeat j 4
+                {
+                    let share = shares[i + {h}][{j}];
+                    let seen = min(first + 4u * (i + {h}) + {j}, visible - 1u);
+                    let at = visible_place(seen, own) * KV_DIM + KV_DIM / 2u + offset;
+                    sums[0] += share * unpack2x16float(cache[at + pair]);
                     if (lane + 64u < PAIRS) {
-                        sums[1] += share[j] * unpack2x16float(cache[at + lane + 64u]);
+                        sums[1] += share * unpack2x16float(cache[at + lane + 64u]);
                     }
                 }
+#end
+#end
             }
         }
     }

@@ -47,11 +47,18 @@ fn highest(lane: u32, value: f32, id: u32) {
 fn main(@builtin(local_invocation_index) lane: u32) {
     var best = -3e38;
     var id = 0xffffffffu;
-    for (var i = lane; i < VOCAB; i += 256u) {
-        if (may_pick(i) && logits[i] > best) {
-            best = logits[i];
-            id = i;
+    for (var first = lane; first < VOCAB; first += 4096u) {
+#repeat u 16
+        {
+            // Past the end the last one is looked at again, which changes nothing.
+            let i = min(first + {u} * 256u, VOCAB - 1u);
+            let logit = logits[i];
+            if (may_pick(i) && logit > best) {
+                best = logit;
+                id = i;
+            }
         }
+#end
     }
     highest(lane, best, id);
     let top = values[0];
@@ -61,14 +68,20 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     best = -3e38;
     id = greedy;
     if (call.random == 1u) {
-        for (var i = lane; i < VOCAB; i += 256u) {
-            if (may_pick(i) && logits[i] >= floor) {
-                let score = logits[i] / call.temperature - log(-log(uniform_of(i)));
-                if (score > best) {
-                    best = score;
-                    id = i;
+        for (var first = lane; first < VOCAB; first += 4096u) {
+#repeat u 16
+            {
+                let i = min(first + {u} * 256u, VOCAB - 1u);
+                let logit = logits[i];
+                if (may_pick(i) && logit >= floor) {
+                    let score = logit / call.temperature - log(-log(uniform_of(i)));
+                    if (score > best) {
+                        best = score;
+                        id = i;
+                    }
                 }
             }
+#end
         }
     }
     highest(lane, best, id);

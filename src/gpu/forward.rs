@@ -625,7 +625,7 @@ impl Planner<'_> {
             _ => {}
         }
         let eps = gain.map(|_| config.norm_eps);
-        let Cut { kernel, constants: cuts, rows: tile } = cut(rows == Rows::One, self.device.info().wide, matrix.cols);
+        let Cut { kernel, constants: cuts, rows: tile } = cut(rows == Rows::One, self.device.info().wide, gain.is_some(), matrix.cols);
         constants.extend(cuts);
         let tiles = matrix.rows.div_ceil(tile) as u32;
         if rows == Rows::One {
@@ -646,6 +646,7 @@ impl Planner<'_> {
         let constants = [
             ("HEADS", heads),
             ("HEAD_DIM", config.head_dim as u32),
+            ("PAIRS", config.head_dim as u32 / 2),
             ("KV_DIM", config.kv_dim() as u32),
             ("KEPT", u32::from(kept)),
         ];

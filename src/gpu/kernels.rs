@@ -1,5 +1,6 @@
-//! Pipelines from `shaders/`: WGSL text with constants in front and `#if NAME values` blocks resolved, because types
-//! and bindings change with a weight's format, which pipeline constants can't express.
+//! Pipelines from `shaders/`: WGSL text with constants in front, `#if NAME values` blocks resolved, because types and
+//! bindings change with a weight's format, which pipeline constants can't express, and `#repeat` blocks written out, because
+//! GPU compilers do not unroll the loops that they are given, which are guarded against running for ever.
 
 use std::collections::HashMap;
 
@@ -57,20 +58,33 @@ pub struct Cut {
     pub rows: usize,
 }
 
-/// For a matrix of rows of `cols`. On a `wide` GPU few tokens leave most threads without work, and what a thread does one
-/// step after the other is what a product takes: there the columns are split over as many threads as still have some.
-pub fn cut(one: bool, wide: bool, cols: usize) -> Cut {
-    let long = cols >= 1024;
+/// For a matrix of rows of `cols`, a multiple of 32. On a `wide` GPU few tokens leave most threads without work, and what a
+/// thread does one step after the other is what a product takes: there the columns are split over as many threads as still
+/// have some, and their steps written out, so that their loads are under way together.
+pub fn cut(one: bool, wide: bool, norm: bool, cols: usize) -> Cut {
+    let quads = cols as u32 / 4;
     let (kernel, constants, rows) = match (one, wide) {
-        (true, false) => (Kernel::Matvec, vec![("LANES", 8), ("RUN", 8)], 8),
+        (true, false) => (Kernel::Matvec, vec![("LANES", 8), ("ROWS_AT_ONCE", 8), ("RUN", 8), ("UNROLL", 1)], 8),
         (true, true) => {
-            let lanes = if long { 32 } else { 16 };
-            (Kernel::Matvec, vec![("LANES", lanes), ("RUN", 1)], 64 / lanes as usize)
+            let lanes = [48, 32, 16].into_iter().find(|lanes| quads.is_multiple_of(*lanes)).unwrap_or(8);
+            let rows = if lanes < 32 { 4 } else { 2 };
+            let unroll = divisor(quads / lanes, 9);
+            (Kernel::Matvec, vec![("LANES", lanes), ("ROWS_AT_ONCE", rows), ("RUN", 1), ("UNROLL", unroll)], rows as usize)
         }
         (false, false) => (Kernel::Matmul, Vec::new(), 32),
-        (false, true) => (Kernel::MatmulSplit, vec![("SLICES", if long { 32 } else { 16 })], 8),
+        (false, true) => {
+            // 32 with the norm's squares would take more workgroup memory than every GPU has.
+            let most = if norm { 24 } else { 32 };
+            let slices = [32, 24, 16, 8].into_iter().find(|n| *n <= most && quads.is_multiple_of(*n)).unwrap_or(8);
+            (Kernel::MatmulSplit, vec![("SLICES", slices), ("UNROLL", divisor(quads / slices, 4))], 8)
+        }
     };
     Cut { kernel, constants, rows }
+}
+
+/// The largest divisor of `number` that is at most `most`.
+fn divisor(number: u32, most: u32) -> u32 {
+    (1..=most).rev().find(|n| number.is_multiple_of(*n)).unwrap_or(1)
 }
 
 /// How a format's planes are laid out; see `shaders/planes.wgsl`.
@@ -153,8 +167,9 @@ fn source(kernel: Kernel, constants: &[(&str, Constant)], f16: bool, subgroups: 
         }
     }
     for part in parts {
-        // An `#if` block is kept where the constant has one of the values named; blocks do not nest.
+        // An `#if` block is kept where the constant has one of the values named; `#if` blocks do not nest.
         let mut keep = true;
+        let mut lines = Vec::new();
         for line in part.lines() {
             if let Some(condition) = line.strip_prefix("#if ") {
                 let mut words = condition.split(' ');
@@ -163,10 +178,31 @@ fn source(kernel: Kernel, constants: &[(&str, Constant)], f16: bool, subgroups: 
             } else if line == "#endif" {
                 keep = true;
             } else if keep {
-                text.push_str(line);
-                text.push('\n');
+                lines.push(line.to_owned());
             }
         }
+        repeat(&mut lines.into_iter(), &values, &mut text);
     }
     (name, text)
+}
+
+/// Writes `lines` to `text` up to the end or an `#end` of its own. `#repeat name count`, the count a number or a constant,
+/// writes what follows up to its `#end` that many times, `{name}` being 0, 1, ... in it; such blocks nest.
+fn repeat(lines: &mut dyn Iterator<Item = String>, values: &HashMap<&str, u32>, text: &mut String) {
+    while let Some(line) = lines.next() {
+        if line == "#end" {
+            return;
+        }
+        let Some((name, count)) = line.strip_prefix("#repeat ").and_then(|rest| rest.split_once(' ')) else {
+            text.push_str(&line);
+            text.push('\n');
+            continue;
+        };
+        let count = count.parse().ok().or_else(|| values.get(count).copied()).expect("a count in the shader's source");
+        let mut block = String::new();
+        repeat(lines, values, &mut block);
+        for number in 0..count {
+            text.push_str(&block.replace(&format!("{{{name}}}"), &format!("{number}u")));
+        }
+    }
 }

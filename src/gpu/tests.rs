@@ -137,13 +137,13 @@ impl Lab {
         let x = self.upload(x);
         let mut buffers = vec![(0, call), (3, &x), (4, out)];
         buffers.extend(more);
-        let Cut { kernel, rows, .. } = self.cut(false, weights);
+        let Cut { kernel, rows, .. } = self.cut(false, weights, constants);
         let groups = (weights.rows().div_ceil(rows), tokens.div_ceil(32));
         self.run(kernel, &self.product(false, weights, constants), &weights.buffers(&buffers), groups);
     }
 
-    fn cut(&self, one: bool, weights: &Weights) -> Cut {
-        cut(one, self.device.info().wide, weights.cols)
+    fn cut(&self, one: bool, weights: &Weights, constants: &[(&str, usize)]) -> Cut {
+        cut(one, self.device.info().wide, constants.contains(&("NORM", 1)), weights.cols)
     }
 
     /// With shader-f16 the tiled kernel rounds weights to f16, errors that add up as the root of their number.
@@ -152,7 +152,7 @@ impl Lab {
     }
 
     fn product<'a>(&self, one: bool, weights: &Weights, more: &[(&'a str, usize)]) -> Vec<(&'a str, Constant)> {
-        let cuts = self.cut(one, weights).constants.into_iter().map(|(name, value)| (name, Constant::U32(value)));
+        let cuts = self.cut(one, weights, more).constants.into_iter().map(|(name, value)| (name, Constant::U32(value)));
         weights.product(more).into_iter().chain(cuts).collect()
     }
 
@@ -167,7 +167,7 @@ impl Lab {
         let x = self.upload(x);
         let mut buffers = vec![(3, &x), (4, out)];
         buffers.extend(more);
-        let Cut { kernel, rows, .. } = self.cut(true, weights);
+        let Cut { kernel, rows, .. } = self.cut(true, weights, constants);
         let groups = (weights.rows().div_ceil(rows), 1);
         self.run(kernel, &self.product(true, weights, constants), &weights.buffers(&buffers), groups);
     }
@@ -550,7 +550,7 @@ fn attention_gives_the_scalar_softmax() {
                     }
                     let (call, out) = (lab.kept_of(tokens, start, count), lab.upload(&vec![0f32; chosen.len()]));
                     let buffers = [(0, &call), (1, &q), (2, &cache), (4, &out), (5, &table)];
-                    let constants = [("HEADS", heads), ("HEAD_DIM", dim), ("KV_DIM", width), ("KEPT", kept)]
+                    let constants = [("HEADS", heads), ("HEAD_DIM", dim), ("PAIRS", dim / 2), ("KV_DIM", width), ("KEPT", kept)]
                         .map(|(name, n)| (name, Constant::U32(n as u32)));
                     lab.run(Kernel::Attention, &constants, &buffers, (count, heads));
                     let what = format!("{shape:?}, {tokens} tokens from {start}, kept alone: {kept}");
