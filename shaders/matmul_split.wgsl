@@ -1,7 +1,7 @@
 // What matmul.wgsl gives, on GPUs that wait for memory rather than for arithmetic when tokens are few: the columns are split
 // over SLICES groups of threads, which meet at the end alone, so that no step waits for a barrier and all of a row's
 // weights are asked for at once. A workgroup of 8 SLICES takes 8 rows by 32 tokens, a thread 4 rows by 8 tokens in every
-// SLICES-th quad of columns, UNROLL of them written out. SLICES UNROLL divides the quads of a row.
+// SLICES-th quad of columns. SLICES divides the quads of a row.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> quants: array<u32>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
@@ -36,28 +36,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (token < tokens) {
         // Past the last row or token the last one is read again, and not stored.
         let blocks = min(vec4<u32>(first_row + place % 2u * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(ROWS - 1u)) * (COLS / 32u);
-        for (var first = slice; first < COLS / 4u; first += SLICES * UNROLL) {
-#repeat u UNROLL
-            {
-                let quad = first + {u} * SLICES;
-                let block = quad / 8u;
-                let w0 = decode4(blocks.x + block, quad % 8u);
-                let w1 = decode4(blocks.y + block, quad % 8u);
-                let w2 = decode4(blocks.z + block, quad % 8u);
-                let w3 = decode4(blocks.w + block, quad % 8u);
+        for (var quad = slice; quad < COLS / 4u; quad += SLICES) {
+            let block = quad / 8u;
+            let w0 = decode4(blocks.x + block, quad % 8u);
+            let w1 = decode4(blocks.y + block, quad % 8u);
+            let w2 = decode4(blocks.z + block, quad % 8u);
+            let w3 = decode4(blocks.w + block, quad % 8u);
 #if NORM 1
-                let g = gain[quad];
+            let g = gain[quad];
 #endif
 #repeat t 8
-                {
-                    var v = x[min(token + {t}, tokens - 1u) * (COLS / 4u) + quad];
+            {
+                var v = x[min(token + {t}, tokens - 1u) * (COLS / 4u) + quad];
 #if NORM 1
-                    square[{t}] += dot(v, v);
-                    v *= g;
+                square[{t}] += dot(v, v);
+                v *= g;
 #endif
-                    sums[{t}] += vec4<f32>(dot(w0, v), dot(w1, v), dot(w2, v), dot(w3, v));
-                }
-#end
+                sums[{t}] += vec4<f32>(dot(w0, v), dot(w1, v), dot(w2, v), dot(w3, v));
             }
 #end
         }
