@@ -1,7 +1,7 @@
 //! The GPU path on the adapter at hand with a whole model: `cargo bench --bench gpu`, the model's folder in GUARDIAN_MODEL.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pollster::block_on;
@@ -26,6 +26,10 @@ fn whole(c: &mut Criterion) {
     let device = block_on(Device::new(DeviceOptions::default())).expect("a GPU");
     println!("{:?}", device.info());
     let (mut engine, _) = block_on(load_file(&model, Target::Gpu(device))).expect("a model");
+
+    let files = std::fs::read_dir(&model).into_iter().flatten().flatten();
+    let bytes = files.filter(|file| file.path().extension().is_some_and(|end| end == "bin" || end == "gguf"));
+    report_decoding(&mut engine, bytes.filter_map(|file| Some(file.metadata().ok()?.len())).sum());
 
     let mut group = c.benchmark_group("gpu prefill");
     for count in [7, QUERY, 128, 512] {
@@ -66,6 +70,33 @@ fn whole(c: &mut Criterion) {
     group.throughput(Throughput::Elements(WRITTEN as u64));
     group.bench_function(BenchmarkId::from_parameter(WRITTEN), |b| b.iter(|| write(&mut engine, &prompt, WRITTEN)));
     group.finish();
+}
+
+/// What a token takes once a reply is under way, against the size of the weights that it reads: all of them but a row or two.
+fn report_decoding(engine: &mut Engine, bytes: u64) {
+    const MORE: usize = 64;
+    let prompt = tokens(QUERY, 1);
+    let mut seconds = |count| {
+        let mut times: Vec<f64> = (0..9)
+            .map(|_| {
+                let start = Instant::now();
+                write(engine, &prompt, count);
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let token = (seconds(MORE + 2) - seconds(2)) / MORE as f64;
+    let Engine::Gpu(model) = engine else { unreachable!("loaded onto a GPU") };
+    let dispatches = model.dispatches_per_token();
+    println!(
+        "decoding: {:.3} ms a token, {:.0} tokens/s, {dispatches} dispatches of {:.1} us, {:.0} GB/s of weights",
+        token * 1e3,
+        1.0 / token,
+        token * 1e6 / dispatches as f64,
+        bytes as f64 / token / 1e9,
+    );
 }
 
 /// The prompt's prefill is part of it, as in a reply.
