@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::normalize;
 use super::protocol::{Message, Protocol, Role};
-use super::reply::{ReplyOptions, loops};
+use super::reply::{ReplyOptions, loops, repeats};
 use super::verdict::{Calibration, Label, Preset, Verdict, softmax};
 use super::window;
 use crate::engine::{Backend, Engine, PASS, Probe, Sequence};
@@ -354,10 +354,19 @@ impl Guardian {
         }
         let fresh = self.keep_common(&writing.pending)?;
         let tokens = writing.pending[fresh..].to_vec();
-        let next = match self.engine.next(&tokens, options.sampling, self.protocol.own_ids.clone()).await {
+        let mut next = match self.engine.next(&tokens, options.sampling, self.protocol.own_ids.clone()).await {
             Ok(next) => next,
             Err(error) => return Err(self.forget(error)),
         };
+        if repeats(&self.tokenizer.decode(written), &self.tokenizer.decode(&[next])) {
+            // The same pass once more without that word; the guardian's own tokens, not skipped this time, end the text below.
+            self.engine.rewind(self.engine.position() - 1)?;
+            let last = &tokens[tokens.len() - 1..];
+            next = match self.engine.next(last, options.sampling, next..next + 1).await {
+                Ok(next) => next,
+                Err(error) => return Err(self.forget(error)),
+            };
+        }
         self.cached.extend_from_slice(&tokens);
         // Any control token ends the text: <|im_end|> by training, one of the base's because it can't be text.
         let bytes = self.tokenizer.bytes(next);
