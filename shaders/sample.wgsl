@@ -50,13 +50,13 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     for (var first = lane; first < VOCAB; first += 4096u) {
 #repeat u 16
         {
-            // Past the end the last one is looked at again, which changes nothing.
+            // Past the end the last one is looked at again, which changes nothing. Without branches: sixteen of them in a row
+            // take SwiftShader minutes to compile.
             let i = min(first + {u} * 256u, VOCAB - 1u);
             let logit = logits[i];
-            if (may_pick(i) && logit > best) {
-                best = logit;
-                id = i;
-            }
+            let better = ((i < call.skip_from) | (i >= call.skip_to)) & (logit > best);
+            best = select(best, logit, better);
+            id = select(id, i, better);
         }
 #end
     }
@@ -68,20 +68,14 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     best = -3e38;
     id = greedy;
     if (call.random == 1u) {
-        for (var first = lane; first < VOCAB; first += 4096u) {
-#repeat u 16
-            {
-                let i = min(first + {u} * 256u, VOCAB - 1u);
-                let logit = logits[i];
-                if (may_pick(i) && logit >= floor) {
-                    let score = logit / call.temperature - log(-log(uniform_of(i)));
-                    if (score > best) {
-                        best = score;
-                        id = i;
-                    }
+        for (var i = lane; i < VOCAB; i += 256u) {
+            if (may_pick(i) && logits[i] >= floor) {
+                let score = logits[i] / call.temperature - log(-log(uniform_of(i)));
+                if (score > best) {
+                    best = score;
+                    id = i;
                 }
             }
-#end
         }
     }
     highest(lane, best, id);
