@@ -625,7 +625,8 @@ impl Planner<'_> {
             _ => {}
         }
         let eps = gain.map(|_| config.norm_eps);
-        let Cut { kernel, constants: cuts, rows: tile } = cut(rows == Rows::One, self.device.info().wide, gain.is_some(), matrix.cols);
+        let Cut { kernel, constants: cuts, rows: tile } =
+            cut(rows == Rows::One, self.device.info().wide, gain.is_some(), matrix.cols);
         constants.extend(cuts);
         let tiles = matrix.rows.div_ceil(tile) as u32;
         if rows == Rows::One {

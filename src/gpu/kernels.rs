@@ -69,7 +69,11 @@ pub fn cut(one: bool, wide: bool, norm: bool, cols: usize) -> Cut {
             let lanes = [48, 32, 16].into_iter().find(|lanes| quads.is_multiple_of(*lanes)).unwrap_or(8);
             let rows = if lanes < 32 { 4 } else { 2 };
             let unroll = divisor(quads / lanes, 4);
-            (Kernel::Matvec, vec![("LANES", lanes), ("ROWS_AT_ONCE", rows), ("RUN", 1), ("UNROLL", unroll)], rows as usize)
+            (
+                Kernel::Matvec,
+                vec![("LANES", lanes), ("ROWS_AT_ONCE", rows), ("RUN", 1), ("UNROLL", unroll)],
+                rows as usize,
+            )
         }
         (false, false) => (Kernel::Matmul, Vec::new(), 32),
         (false, true) => {

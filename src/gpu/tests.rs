@@ -304,7 +304,12 @@ fn matmul_and_matvec_give_the_scalar_products() {
                         want.iter_mut().zip(&before).for_each(|(want, before)| *want += store as f32 * before);
                         let (call, out) = (lab.tokens(tokens, 0), lab.upload(&before));
                         lab.matmul(&weights, (&call, &x, &out), &[("STORE", store)], &[], tokens);
-                        close(&lab.floats(&out, want.len()), &want, lab.matmul_tolerance(cols), &format!("matmul {what}"));
+                        close(
+                            &lab.floats(&out, want.len()),
+                            &want,
+                            lab.matmul_tolerance(cols),
+                            &format!("matmul {what}"),
+                        );
                         if tokens == 1 {
                             let out = lab.upload(&before);
                             lab.matvec(&weights, (&x, &out), &[("STORE", store)], &[]);
@@ -550,8 +555,9 @@ fn attention_gives_the_scalar_softmax() {
                     }
                     let (call, out) = (lab.kept_of(tokens, start, count), lab.upload(&vec![0f32; chosen.len()]));
                     let buffers = [(0, &call), (1, &q), (2, &cache), (4, &out), (5, &table)];
-                    let constants = [("HEADS", heads), ("HEAD_DIM", dim), ("PAIRS", dim / 2), ("KV_DIM", width), ("KEPT", kept)]
-                        .map(|(name, n)| (name, Constant::U32(n as u32)));
+                    let constants =
+                        [("HEADS", heads), ("HEAD_DIM", dim), ("PAIRS", dim / 2), ("KV_DIM", width), ("KEPT", kept)]
+                            .map(|(name, n)| (name, Constant::U32(n as u32)));
                     lab.run(Kernel::Attention, &constants, &buffers, (count, heads));
                     let what = format!("{shape:?}, {tokens} tokens from {start}, kept alone: {kept}");
                     close(&lab.floats(&out, chosen.len()), &chosen, 1e-4, &what);
