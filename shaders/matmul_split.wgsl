@@ -1,6 +1,5 @@
 // What matmul.wgsl gives, on GPUs that wait for memory rather than for arithmetic when tokens are few: the columns are split
-// over SLICES groups of threads, which meet at the end alone, so that no step waits for a barrier and all of a row's
-// weights are asked for at once. A workgroup of 8 SLICES takes 8 rows by 32 tokens, a thread 4 rows by 8 tokens in every
+// over SLICES groups of threads, which meet at the end alone, so that no step waits for a barrier. A workgroup of 8 SLICES takes 8 rows by 32 tokens, a thread 4 rows by 8 tokens in every
 // SLICES-th quad of columns. SLICES divides the quads of a row.
 @group(0) @binding(0) var<uniform> call: Call;
 @group(0) @binding(1) var<storage, read> quants: array<u32>;
