@@ -6,7 +6,7 @@
 
 A run sees half our rows and their part of the public ones once, or as many tokens, with the shipped model's settings but for what
 its name says; seed 1. Its line in results/ablations.jsonl makes it done: called again, what is missing runs. On a GPU,
-`--jobs 5` runs so many side by side.
+`--jobs 5` runs so many side by side; on a CPU `--share 0.1 --set step_tokens=750` takes a tenth of the rows, in steps that are as many as to learn in.
 """
 
 import argparse
@@ -155,6 +155,9 @@ def main():
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
     parser.add_argument("--public", type=Path, default=HERE.parent / "../shared/data/train.jsonl", help="openly licensed rows")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--share", type=float, default=1, help="of the rows that a run would see")
+    parser.add_argument("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="overrides one setting of every run (JSON value)")
+    parser.add_argument("--eval-rows", type=int, default=10**9, help="of our held-out rows, scored at the end of a run")
     parser.add_argument("--table", action="store_true", help="only print what there is")
     args = parser.parse_args()
     done = data.read_jsonl(args.results) if args.results.exists() else []
@@ -168,30 +171,43 @@ def main():
     # The base first: the others are held against it.
     for names in (["base"] if "base" in todo else [], [name for name in todo if name != "base"]):
         with ThreadPoolExecutor(args.jobs) as pool:
-            for name, _ in zip(names, pool.map(lambda name: train(args.out, name, args.public), names)):
+            for name, _ in zip(names, pool.map(lambda name: train(args, name), names)):
                 record(args, name, dev, protocol)
 
 
-def train(out: Path, name: str, public: Path):
-    folder = out / name.replace(" ", "-")
+def changes(args, name: str) -> dict:
+    """What a run has other than settings.json."""
+    settings = BASE | dict(args.set) | RUNS[name]
+    # Without ours an epoch is all the public rows, so there are fewer epochs instead.
+    key = "own_share" if settings["own_share"] else "epochs"
+    return settings | {key: settings[key] * args.share}
+
+
+def train(args, name: str):
+    folder = args.out / name.replace(" ", "-")
     if (folder / "model/model.safetensors").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    overrides = [part for key, value in (BASE | RUNS[name]).items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    subprocess.run([sys.executable, HERE / "train.py", "--out", folder, "--public", public, "--save-minutes", "1e9", "--eval-minutes", "1e9",
-                    *overrides], check=True)
+    overrides = [part for key, value in changes(args, name).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    subprocess.run([sys.executable, HERE / "train.py", "--out", folder, "--public", args.public, "--save-minutes", "1e9", "--eval-minutes", "1e9",
+                    "--eval-rows", str(args.eval_rows), *overrides], check=True)
     (folder / "checkpoint.pt").unlink()
+
+
+def setting(text: str) -> tuple:
+    key, value = text.split("=", 1)
+    return key, json.loads(value)
 
 
 def record(args, name: str, dev: list[dict], protocol: Protocol):
     folder, began = args.out / name.replace(" ", "-"), time.monotonic()
-    result, margins = measure(folder, json.loads((HERE / "settings.json").read_text()) | BASE | RUNS[name], dev, protocol)
+    result, margins = measure(folder, json.loads((HERE / "settings.json").read_text()) | changes(args, name), dev, protocol)
     np.savez(folder / "margins.npz", **margins)
     if name not in KEPT:
         shutil.rmtree(folder / "model")
     args.results.parent.mkdir(exist_ok=True)
     with args.results.open("a") as out:
-        out.write(json.dumps({"name": name, "changed": RUNS[name], **result}) + "\n")
+        out.write(json.dumps({"name": name, "changed": changes(args, name), **result}) + "\n")
     print(f"{name}: scored in {time.monotonic() - began:.0f} s", flush=True)
 
 

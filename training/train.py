@@ -186,6 +186,7 @@ def main():
                         help="wall-clock budget; the learning rate reaches 0 at its end, or at the last epoch's")
     parser.add_argument("--save-minutes", type=float, default=10, help="between checkpoints")
     parser.add_argument("--eval-minutes", type=float, default=10, help="between evaluations on the held-out rows")
+    parser.add_argument("--eval-rows", type=int, default=10**9, help="of the held-out rows, in an evaluation; drawn by their ids")
     parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
     parser.add_argument("--from", dest="start", type=Path, help="begin with the model that this run ended with (or soup.py wrote), not the base's")
     args = parser.parse_args()
@@ -229,6 +230,7 @@ def main():
         log.flush()
 
     dev = data.held_out(data.own_rows(args.own), settings)[1]
+    dev = sorted(dev, key=lambda row: data.chance(1, "evaluation", row["id"]))[:args.eval_rows]
 
     def save():
         save_atomically({"parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),

@@ -154,6 +154,8 @@ export interface Info {
   model: string;
   version: string;
   backend: "gpu" | "cpu";
+  /** The instructions of the CPU's matrix products: `relaxed-simd` where a browser has them and they are exact and faster. `null` on the GPU. */
+  kernel: "relaxed-simd" | "simd128" | null;
   calibration: { temperature: number; bias: number; permissive: number; balanced: number; strict: number };
   categories: Category[];
   layers: number;

@@ -10,16 +10,22 @@ use crate::quant::{BLOCK, Format};
 /// Tokens that share one load of the weights: as many as keep their sums in registers.
 const TILE: usize = 4;
 
+/// The largest level: two bytes, both signed, hold it.
+const MOST: f32 = 127.0 * 256.0 + 127.0;
+
 /// What a matmul reads: activations as they are, and rounded to 16 bits with one scale for every 32:
 /// with 8 the scores would differ from those of other engines, by up to 0.06.
 #[derive(Default)]
 pub struct Activations {
     pub floats: Vec<f32>,
-    /// -32767 to 32767, in tiles of 4 tokens: `[cols / 4, 4, 4]` by column, token and column again; the last tile may have
+    /// -32639 to 32639, in tiles of 4 tokens: `[cols / 4, 4, 4]` by column, token and column again; the last tile may have
     /// fewer tokens.
     levels: Vec<i16>,
     /// Scale, and sum of the levels, in the same tiles: `[cols / 32, 4]`.
     blocks: Vec<(f32, i32)>,
+    /// The levels' high and low bytes, for the relaxed kernel: in the same tiles, `[cols / 32, 2, 8, 4, 4]`.
+    #[cfg(target_arch = "wasm32")]
+    bytes: Vec<i8>,
 }
 
 impl Activations {
@@ -36,19 +42,41 @@ impl Activations {
         }
         self.levels.resize(self.floats.len(), 0);
         self.blocks.resize(self.floats.len() / BLOCK, (0.0, 0));
-        let tiles = self.floats.chunks(TILE * cols).zip(self.levels.chunks_mut(TILE * cols));
-        for ((x, levels), blocks) in tiles.zip(self.blocks.chunks_mut(TILE * cols / BLOCK)) {
-            let tokens = x.len() / cols;
+        #[cfg(target_arch = "wasm32")]
+        {
+            let many = self.floats.len() > TILE * cols && super::relaxed::multiply().is_some();
+            self.bytes.resize(if many { 2 * self.floats.len() } else { 0 }, 0);
+        }
+        for start in (0..self.floats.len()).step_by(TILE * cols) {
+            let x = &self.floats[start..self.floats.len().min(start + TILE * cols)];
+            let (tokens, count) = (x.len() / cols, x.len());
+            let (levels, _) = self.levels[start..][..count].as_chunks_mut::<4>();
+            let blocks = &mut self.blocks[start / BLOCK..][..count / BLOCK];
             for (token, x) in x.chunks_exact(cols).enumerate() {
                 for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
                     let mut rounded = [0i16; BLOCK];
                     blocks[block * tokens + token] = quantise_block(x, &mut rounded);
-                    for (step, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
-                        levels[((block * BLOCK / 4 + step) * tokens + token) * 4..][..4].copy_from_slice(four);
+                    let steps = block * BLOCK / 4 * tokens + token;
+                    scatter(&rounded, &mut levels[steps..], tokens);
+                    #[cfg(target_arch = "wasm32")]
+                    if !self.bytes.is_empty() {
+                        let (bytes, _) = self.bytes[2 * start..][..2 * count].as_chunks_mut::<4>();
+                        let (high, low) =
+                            bytes[2 * block * BLOCK / 4 * tokens + token..].split_at_mut(BLOCK / 4 * tokens);
+                        scatter(&rounded.map(|level| (level.wrapping_add(128) >> 8) as i8), high, tokens);
+                        scatter(&rounded.map(|level| level as i8), low, tokens);
                     }
                 }
             }
         }
+    }
+}
+
+/// Writes a block's fours into a tile: every `tokens`-th place.
+#[inline(always)]
+fn scatter<T: Copy>(block: &[T; BLOCK], to: &mut [[T; 4]], tokens: usize) {
+    for (four, to) in block.as_chunks::<4>().0.iter().zip(to.iter_mut().step_by(tokens)) {
+        *to = *four;
     }
 }
 
@@ -98,7 +126,10 @@ fn quantise_block(x: &[f32; BLOCK], levels: &mut [i16; BLOCK]) -> (f32, i32) {
         let inverse = f32x4_splat(inverse);
         let mut sums = i32x4_splat(0);
         for at in (0..BLOCK).step_by(16) {
-            let round = |at: usize| i32x4_trunc_sat_f32x4(f32x4_nearest(f32x4_mul(load(at), inverse)));
+            // Adding 1.5 * 2^23 rounds to the nearest integer, which ends up in the lowest bits; a conversion is several
+            // instructions on x86.
+            let shift = f32x4_splat(12_582_912.0);
+            let round = |at: usize| i32x4_sub(f32x4_add(f32x4_mul(load(at), inverse), shift), shift);
             let low = i16x8_narrow_i32x4(round(at), round(at + 4));
             let high = i16x8_narrow_i32x4(round(at + 8), round(at + 12));
             let ones = i16x8_splat(1);
@@ -130,7 +161,7 @@ fn quantise_block(x: &[f32; BLOCK], levels: &mut [i16; BLOCK]) -> (f32, i32) {
 #[inline(always)]
 fn scale(largest: [f32; 4], not_finite: [f32; 4]) -> (f32, f32) {
     let largest = largest.into_iter().fold(0f32, f32::max);
-    let scale = largest / 32_767.0;
+    let scale = largest / MOST;
     let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
     (scale + not_finite.into_iter().sum::<f32>(), inverse)
 }
@@ -147,6 +178,9 @@ pub enum Kernel {
     Avx512,
     #[cfg(target_arch = "wasm32")]
     Simd128,
+    /// Relaxed SIMD, where more than four tokens meet weights of at most 7 bits; else as `Simd128`.
+    #[cfg(target_arch = "wasm32")]
+    Relaxed,
 }
 
 impl Kernel {
@@ -167,19 +201,44 @@ impl Kernel {
             }
         }
         #[cfg(target_arch = "wasm32")]
-        kernels.push(Kernel::Simd128);
+        {
+            if super::relaxed::multiply().is_some() {
+                kernels.push(Kernel::Relaxed);
+            }
+            kernels.push(Kernel::Simd128);
+        }
         kernels.push(Kernel::Scalar);
         kernels
+    }
+
+    /// The one that a forward pass uses here.
+    pub fn best() -> Kernel {
+        use std::sync::OnceLock;
+        static BEST: OnceLock<Kernel> = OnceLock::new();
+        *BEST.get_or_init(|| Kernel::available()[0])
+    }
+
+    /// The instructions that it takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "wasm32")]
+            Kernel::Simd128 => "simd128",
+            #[cfg(target_arch = "wasm32")]
+            Kernel::Relaxed => "relaxed-simd",
+        }
     }
 }
 
 /// `out[t, r] = sum over k of x[t, k] w[r, k]`, with the fastest kernel: x is `[tokens, cols]`, out `[tokens, rows]`.
 /// Most of the time of a forward pass is spent here.
 pub fn matmul(w: &Matrix, x: &Activations, out: &mut [f32]) {
-    use std::sync::OnceLock;
-    static BEST: OnceLock<Kernel> = OnceLock::new();
     // SAFETY: it is available.
-    unsafe { product(*BEST.get_or_init(|| Kernel::available()[0]), w, x, out) }
+    unsafe { product(Kernel::best(), w, x, out) }
 }
 
 /// The same with one kernel, which must be available.
@@ -211,7 +270,10 @@ unsafe fn product(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32]) 
                     #[cfg(target_arch = "x86_64")]
                     Kernel::Avx512 => run_avx512(w, x, panel, index, out),
                     #[cfg(target_arch = "wasm32")]
-                    Kernel::Simd128 => run::<super::isa::Simd128>(w, x, panel, index, out),
+                    Kernel::Simd128 | Kernel::Relaxed => {
+                        panel.relaxed = super::relaxed::multiply().filter(|_| kernel == Kernel::Relaxed);
+                        run::<super::isa::Simd128>(w, x, panel, index, out)
+                    }
                 }
             }
         },
@@ -252,12 +314,21 @@ struct Panel {
     scales: Vec<f32>,
     /// `[cols / 32, PANEL]`, of Q4_1 alone.
     minimums: Vec<f32>,
+    /// What multiplies a whole panel with many tokens instead of this module.
+    #[cfg(target_arch = "wasm32")]
+    relaxed: Option<super::relaxed::Multiply>,
 }
 
 impl Panel {
     fn new(cols: usize) -> Self {
         let blocks = cols / BLOCK;
-        Panel { levels: vec![0; cols * PANEL], scales: vec![0.0; blocks * PANEL], minimums: vec![0.0; blocks * PANEL] }
+        Panel {
+            levels: vec![0; cols * PANEL],
+            scales: vec![0.0; blocks * PANEL],
+            minimums: vec![0.0; blocks * PANEL],
+            #[cfg(target_arch = "wasm32")]
+            relaxed: None,
+        }
     }
 }
 
@@ -354,6 +425,18 @@ unsafe fn multiply<I: Isa, F: Packed>(w: &Matrix, x: &Activations, panel: &mut P
                     I::store_bytes(levels, to);
                 }
             }
+        }
+        #[cfg(target_arch = "wasm32")]
+        if let Some(multiply) = panel.relaxed
+            && F::FORMAT != Format::Q8_0
+            && (index + 1) * PANEL <= out.rows
+        {
+            let minimums = if F::MINIMUM { panel.minimums.as_ptr() } else { std::ptr::null() };
+            let (levels, scales) = (panel.levels.as_ptr(), panel.scales.as_ptr());
+            let (bytes, sums, out_at) = (x.bytes.as_ptr(), x.blocks.as_ptr(), out.start.add(index * PANEL));
+            assert!(x.bytes.len() == 2 * x.levels.len());
+            let (zero, steps) = (zero(F::FORMAT), BLOCK / 4);
+            return multiply(levels, scales, minimums, zero, blocks, steps, bytes, sums, out.tokens, out_at, out.rows);
         }
         tiles::<I, F, false>(packed, x, panel, index, out);
     }
@@ -514,7 +597,7 @@ mod tests {
                 let x = Activations::new(noise(tokens * cols, 2), cols);
                 let rounded = unrounded(&x, cols);
                 for (rounded, x) in rounded.iter().zip(&x.floats) {
-                    assert!((rounded - x).abs() <= 0.5 / 32_767.0 + 1e-7, "{x} rounded to {rounded}");
+                    assert!((rounded - x).abs() <= 0.5 / MOST + 1e-7, "{x} rounded to {rounded}");
                 }
                 let read = if matches!(format, Format::F32 | Format::F16) { &x.floats } else { &rounded };
                 let want = product(read, &decoded, cols);

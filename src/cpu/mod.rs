@@ -1,5 +1,5 @@
 //! The forward pass on the CPU: explicit SIMD natively (AVX2, and AVX-512 with VNNI, chosen at run time) and in
-//! WebAssembly (simd128). Weights stay quantised, rearranged while they load;
+//! WebAssembly (simd128, and relaxed SIMD where it is exact and faster). Weights stay quantised, rearranged while they load;
 //! 16 rows are unpacked once for all tokens of a pass, and meet activations rounded to 16 bits.
 
 mod floats;
@@ -8,6 +8,8 @@ mod isa;
 mod kernels;
 mod matmul;
 mod matrix;
+#[cfg(target_arch = "wasm32")]
+mod relaxed;
 mod threads;
 mod weights;
 

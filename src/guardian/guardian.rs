@@ -9,6 +9,7 @@ use super::protocol::{Message, Protocol, Role};
 use super::reply::{ReplyOptions, loops, repeats};
 use super::verdict::{Calibration, Label, Preset, Verdict, softmax};
 use super::window;
+use crate::cpu::Kernel;
 use crate::engine::{Backend, Engine, PASS, Probe, Sequence};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -34,6 +35,8 @@ pub struct Info {
     pub model: String,
     pub version: String,
     pub backend: &'static str,
+    /// The instructions of the CPU's matrix products; `None` for another backend.
+    pub kernel: Option<&'static str>,
     pub calibration: Calibration,
     pub categories: Vec<String>,
     pub layers: usize,
@@ -151,6 +154,7 @@ impl Guardian {
             model: self.name.clone(),
             version: self.version.clone(),
             backend: self.backend(),
+            kernel: (self.engine.backend() == Backend::Cpu).then(|| Kernel::best().name()),
             calibration: self.calibration,
             categories: self.protocol.categories.clone(),
             layers: config.layers,
