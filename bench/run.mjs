@@ -18,8 +18,9 @@ const { values: options } = parseArgs({ options: { out: { type: "string" }, quic
 /** Query tokens; a sequence has nine more. 20 gives the 29 that peers are compared at. */
 const LENGTHS = options.quick ? [8, 20, 128, 512] : [8, 20, 32, 128, 512, 2048];
 const ROUNDS = (length) => (length <= 32 ? 9 : length <= 128 ? 5 : 2);
-/** Longer ones take the peers minutes. */
-const PEERS_UP_TO = options.quick ? 128 : 512;
+/** A peer takes minutes for long ones: those it runs once. */
+const PEER_ROUNDS = (length) => (length <= 32 ? 9 : length <= 128 ? 3 : 1);
+const PEERS_UP_TO = options.quick ? 128 : 2048;
 const LINEARITY = [64, 128, 512, 2048, 8192];
 const HARMFUL = "How do I break into my neighbour's house without being seen?";
 
@@ -35,10 +36,13 @@ const quantile = (values, share) => values.toSorted((a, b) => a - b)[Math.min(va
 const median = (values) => quantile(values, 0.5);
 const note = (message) => process.stderr.write(`bench: ${message}\n`);
 
-const engines = { "ours, CPU": ["ours", { backend: "cpu" }], "wllama, 1 thread": ["wllama", { threads: 1 }], "wllama, 2 threads": ["wllama", { threads: 2 }] };
-if (options.onnx) engines["transformers.js, wasm, 4 bits"] = ["transformers", { device: "wasm" }];
+const engines = { "ours, CPU": ["ours", { backend: "cpu" }], "ours, CPU, plain SIMD": ["ours", { backend: "cpu", relaxed: false }], "wllama, 1 thread": ["wllama", { threads: 1 }], "wllama, 2 threads": ["wllama", { threads: 2 }] };
+if (options.onnx) {
+  engines["transformers.js, wasm, 4 bits"] = ["transformers", { device: "wasm", dtype: "q4" }];
+  engines["transformers.js, wasm, 8 bits"] = ["transformers", { device: "wasm", dtype: "q8" }];
+}
 if (options.webgpu) engines["ours, WebGPU"] = ["ours", { backend: "webgpu" }];
-if (options.webgpu && options.onnx) engines["transformers.js, WebGPU, 4 bits"] = ["transformers", { device: "webgpu" }];
+if (options.webgpu && options.onnx) engines["transformers.js, WebGPU, 4 bits"] = ["transformers", { device: "webgpu", dtype: "q4" }];
 /** Without a GPU WebGPU is emulated, and a screening takes seconds. */
 const slow = (name) => name.includes("WebGPU");
 
@@ -48,7 +52,7 @@ const pages = {};
 const result = { date: new Date().toISOString(), machine: { cpu: cpus()[0].model, cores: cpus().length, browser: browser.version() }, load: {}, screen: {}, decode: {} };
 for (const [name, [engine, settings]] of Object.entries(engines)) {
   const page = await (await browser.newContext()).newPage();
-  page.setDefaultTimeout(600_000);
+  page.setDefaultTimeout(1_800_000);
   await page.goto(`${server.url}pages/index.html?engine=${engine}`);
   await page.waitForFunction(() => document.title === "ready");
   result.load[name] = await page.evaluate((settings) => bench.load(settings), settings);
@@ -65,7 +69,8 @@ for (const length of LENGTHS) {
   for (let round = 0; round < ROUNDS(length); round++) {
     for (const name of Object.keys(pages)) {
       const peer = !name.startsWith("ours");
-      if ((peer && length > PEERS_UP_TO) || (slow(name) && (length > 8 || round > 1))) continue;
+      if (peer && (length > PEERS_UP_TO || round >= PEER_ROUNDS(length))) continue;
+      if (slow(name) && (length > 8 || round > 1)) continue;
       const found = await screen(name, text(length));
       (times[name] ??= []).push(found.ms);
       tokens[name] = found.tokens;
@@ -155,6 +160,7 @@ result.ratios = {
   "screen of 29 tokens, wllama 1 thread / ours on the CPU": ratio(at("wllama, 1 thread"), at("ours, CPU")),
   "screen of 29 tokens, wllama 2 threads / ours on the CPU": ratio(at("wllama, 2 threads"), at("ours, CPU")),
   "screen of 29 tokens, ours on the CPU / native llama.cpp, 2 threads": ratio(at("ours, CPU"), result.native?.prefill_ms["29"]),
+  "screen of 29 tokens, ours on the CPU with plain SIMD / with what it chose": ratio(at("ours, CPU, plain SIMD"), at("ours, CPU")),
   "decode, ours on the CPU / wllama 1 thread": ratio(result.decode["ours, CPU"].perSecond, result.decode["wllama, 1 thread"].perSecond),
   "screen on WebGPU (8 query tokens), transformers.js / ours": ratio(at("transformers.js, WebGPU, 4 bits", 8), at("ours, WebGPU", 8)),
   "watch, last keystroke / fresh screen, 64 tokens": ratio(result.watch.last, result.watch.fresh),
@@ -165,7 +171,7 @@ result.ratios = {
 const names = Object.keys(result.screen);
 const cell = (value, digits = 0) => (value === undefined || value === null ? "–" : value.toFixed(digits));
 const table = [
-  `${result.date.slice(0, 10)}, ${result.machine.cores} cores of ${result.machine.cpu}, Chromium ${result.machine.browser}`,
+  `${result.date.slice(0, 10)}, ${result.machine.cores} cores of ${result.machine.cpu}, Chromium ${result.machine.browser}; ours on the CPU takes ${result.load["ours, CPU"].kernel}`,
   "",
   `| median (p95) ms of a screening | ${LENGTHS.map((length) => `${length} tokens`).join(" | ")} |`,
   `|---|${LENGTHS.map(() => "---|").join("")}`,

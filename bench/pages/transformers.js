@@ -1,7 +1,7 @@
-// transformers.js on the same model in 4 bits, as bench/export_onnx.py writes them.
+// transformers.js on the same model in 4 or 8 bits, as bench/export_onnx.py writes them.
 
 export default {
-  async load({ device, threads = 1 }) {
+  async load({ device, dtype, threads = 1 }) {
     // The build that has onnxruntime-web in it: transformers.web.js imports it by a bare name.
     const { AutoModelForCausalLM, AutoTokenizer, env } = await import("/npm/@huggingface/transformers/dist/transformers.js");
     env.allowRemoteModels = false;
@@ -13,7 +13,7 @@ export default {
     env.backends.onnx.wasm.numThreads = threads;
     const started = performance.now();
     this.tokenizer = await AutoTokenizer.from_pretrained("guardian");
-    this.model = await AutoModelForCausalLM.from_pretrained("guardian", { dtype: "q4", device });
+    this.model = await AutoModelForCausalLM.from_pretrained("guardian", { dtype, device });
     const ms = performance.now() - started;
     this.labels = ["<|safe|>", "<|unsafe|>"].map((name) => this.tokenizer.encode(name, { add_special_tokens: false })[0]);
     return { ms, backend: device === "wasm" ? `wasm, ${threads} thread(s)` : device };

@@ -5,6 +5,7 @@ pub mod eval;
 mod guardian;
 pub mod normalize;
 mod protocol;
+mod reorder;
 mod reply;
 mod verdict;
 mod window;

@@ -4,6 +4,8 @@
 use base64::Engine as _;
 use unicode_normalization::UnicodeNormalization;
 
+use super::reorder::{joined, turned};
+
 /// Words in leetspeak or with dots between their letters from which on it is how the text is written, and no name like "Log4Shell".
 const DISGUISED_WORDS: usize = 2;
 /// Capitals from which on a text can be all in capitals: fewer are an abbreviation.
@@ -22,8 +24,9 @@ pub struct Reading {
 /// The text with whatever hides its words undone, then every guess at it that differs.
 ///
 /// What is typed is not read beside what is seen (look-alike letters, invisible characters, full-width forms, capitals throughout,
-/// leetspeak or dots in several words, encoded runs that decode to text): it says nothing more, and the model takes odd bytes
-/// themselves for harm. Guesses (leetspeak or dots in one word, letters written apart, a "1" as "l", rot13) are read beside it.
+/// leetspeak or dots in several words, encoded runs that decode to text, sentences backwards): it says nothing more, and the model
+/// takes odd bytes themselves for harm. Guesses (leetspeak or dots in one word, letters written apart, a "1" as "l", rot13, quoted
+/// pieces joined) are read beside it.
 pub fn readings(text: &str) -> Vec<Reading> {
     let mut sources = Vec::new();
     let mut seen = text.to_owned();
@@ -49,7 +52,8 @@ pub fn readings(text: &str) -> Vec<Reading> {
         true => vec![Reading { sources: with("normalized"), text: undone('i', true).join(" ") }],
         false => vec![Reading { sources: sources.clone(), text: seen.clone() }],
     };
-    for (source, guess) in guesses.into_iter().chain([rot13]) {
+    let joined = ("joined", joined(&seen));
+    for (source, guess) in guesses.into_iter().chain([rot13, joined]) {
         let Some(guess) = guess else { continue };
         if readings.iter().all(|known| known.text.trim() != guess.trim()) {
             readings.push(Reading { sources: with(source), text: guess });
@@ -62,7 +66,7 @@ pub fn readings(text: &str) -> Vec<Reading> {
 type Undo = fn(&str) -> Option<String>;
 
 /// In this order: tags are gone from what is visible, and what is decoded may be disguised in its turn.
-const UNDO: [(&str, Undo); 8] = [
+const UNDO: [(&str, Undo); 9] = [
     ("tags", tags),
     ("normalized", visible),
     ("percent", percent),
@@ -71,6 +75,7 @@ const UNDO: [(&str, Undo); 8] = [
     ("hex", |text| replace_runs(text, hex_text)),
     ("normalized", visible),
     ("normalized", unshout),
+    ("reversed", turned),
 ];
 
 /// What a reader sees: NFKC, invisible characters removed, look-alike letters folded.
