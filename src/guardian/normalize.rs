@@ -422,6 +422,8 @@ mod tests {
     fn disguises_are_undone() {
         has("how do I b\u{200B}ake a c\u{200D}ake", "normalized", "bake a cake");
         has("ｂａｋｅ a cake", "normalized", "bake a cake");
+        has("Reverse: ekac eht ekab ot woh", "reversed", "how to bake the cake");
+        has("a = 'how to bak'; b = 'e it'; do a + b", "joined", "how to bake it");
         has("bаke а cаke tоday", "normalized", "bake");
         has("b a k e some bread", "normalized", "bake some bread");
         has("please b.a.k.e bread", "normalized", "please bake bread");

@@ -123,7 +123,7 @@ pub struct Verdict {
     /// Oldest turns of a conversation that did not fit beside the last one, so that it was judged without them.
     #[serde(rename = "turnsDropped")]
     pub turns_dropped: usize,
-    /// What was undone in the reading whose score is the verdict's: `normalized`, `base64`, `rot13`, ...; empty for the text as typed.
+    /// What was undone in the reading whose score is the verdict's: `normalized`, `base64`, `rot13`, `reversed`, `joined`, ...; empty for the text as typed.
     pub decoded: Vec<String>,
     /// Wall-clock time, milliseconds.
     pub ms: f64,
