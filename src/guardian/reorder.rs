@@ -1,9 +1,9 @@
 //! Texts whose letters stand in another order: written backwards, or cut into quoted pieces that are to be joined.
 
 /// Frequent English words backwards, but for those that are words then too, in English or in another language.
-const BACKWARDS: [&str; 24] = [
+const BACKWARDS: [&str; 23] = [
     "eht", "dna", "fo", "ot", "rof", "woh", "uoy", "taht", "htiw", "tahw", "ym", "ekam", "etirw", "nac", "morf",
-    "ruoy", "erehw", "yhw", "ohw", "siht", "ton", "evah", "tuoba", "dluoc",
+    "ruoy", "erehw", "yhw", "ohw", "siht", "evah", "tuoba", "dluoc",
 ];
 /// The same and other frequent words as they should be: they end a run that reads backwards.
 const FORWARDS: [&str; 36] = [
