@@ -20,7 +20,8 @@ def latency(bench: dict, path: Path):
     for name, lengths in bench["screen"].items():
         points = sorted((found["tokens"], found["median"]) for found in lengths.values())
         ours = name.startswith("ours")
-        axes.plot(*zip(*points), "o-", label=name, color=OURS if ours else None, linewidth=2.5 if ours else 1.2)
+        style = "s-" if "WebGPU" in name else "o:" if "plain" in name else "o-"
+        axes.plot(*zip(*points), style, label=name, color=OURS if ours else None, linewidth=2.5 if ours else 1.2)
     if "native" in bench:
         points = sorted((int(length), ms) for length, ms in bench["native"]["prefill_ms"].items())
         axes.plot(*zip(*points), "k--", label="llama.cpp, native, 2 threads")
