@@ -48,6 +48,9 @@ const FORWARDS: [&str; 36] = [
 const FEWEST: usize = 2;
 /// Bytes between one piece and the next at most, quotes included.
 const BETWEEN: usize = 24;
+/// Bytes of a piece at most; a quote that is not closed by then opens none. Without a bound many quotes would take many times as
+/// long as few.
+const PIECE: usize = 400;
 
 /// The text with the run in it that reads backwards turned round.
 pub fn turned(text: &str) -> Option<String> {
@@ -144,9 +147,10 @@ fn quoted(text: &str) -> Vec<&str> {
         let opens = !before.is_some_and(char::is_alphanumeric);
         let close = inside
             .char_indices()
+            .take_while(|&(end, c)| c != '\n' && end <= PIECE)
             .find(|&(end, c)| c == quote && !inside[end + 1..].chars().next().is_some_and(char::is_alphanumeric));
         match close {
-            Some((end, _)) if opens && !inside[..end].contains('\n') => {
+            Some((end, _)) if opens => {
                 let after = &inside[end + 1..];
                 if end > 0 && !after.trim_start().starts_with(':') {
                     pieces.push(&inside[..end]);
@@ -233,5 +237,6 @@ mod tests {
         ] {
             assert_eq!(joined(text), None, "{text}");
         }
+        assert_eq!(joined(&"\"a".repeat(500_000)), None);
     }
 }
