@@ -7,7 +7,8 @@ use std::process::Command;
 const KERNEL: &str = "src/cpu/relaxed/kernel.rs";
 
 fn main() {
-    println!("cargo:rerun-if-changed={KERNEL}");
+    println!("cargo:rerun-if-changed=src/cpu/relaxed");
+    println!("cargo:rerun-if-env-changed=RUSTC");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("wasm32") {
         return;
     }
@@ -17,20 +18,10 @@ fn main() {
     let status = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"))
         .args(["--edition", "2024", "--crate-type", "cdylib", "--target", "wasm32-unknown-unknown", KERNEL, "-o"])
         .arg(&out)
-        .args([
-            "-C",
-            "opt-level=3",
-            "-C",
-            "panic=abort",
-            "-C",
-            "strip=symbols",
-            "-C",
-            "target-feature=+simd128,+relaxed-simd",
-        ])
+        .args(["-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+simd128,+relaxed-simd"])
         // Memory is the crate's, so none of it is this module's: no stack, and no data, which would need some.
-        .args(["-C", "link-arg=--import-memory", "-C", "link-arg=-zstack-size=0"])
+        .args(["-Clink-arg=--import-memory", "-Clink-arg=-zstack-size=0"])
         .status()
         .expect("rustc runs");
     assert!(status.success(), "rustc could not compile {KERNEL}");
-    println!("cargo:rerun-if-env-changed=RUSTC");
 }

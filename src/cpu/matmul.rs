@@ -259,7 +259,7 @@ unsafe fn product(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32]) 
     let out = Columns { start: out.as_mut_ptr(), rows: w.rows, tokens };
     each_index(
         w.rows.div_ceil(PANEL),
-        || Panel::new(w.cols),
+        || Panel::new(kernel, w.cols),
         |panel, index| {
             // SAFETY: the kernel is available; each index writes columns of its own.
             unsafe {
@@ -270,10 +270,7 @@ unsafe fn product(kernel: Kernel, w: &Matrix, x: &Activations, out: &mut [f32]) 
                     #[cfg(target_arch = "x86_64")]
                     Kernel::Avx512 => run_avx512(w, x, panel, index, out),
                     #[cfg(target_arch = "wasm32")]
-                    Kernel::Simd128 | Kernel::Relaxed => {
-                        panel.relaxed = super::relaxed::multiply().filter(|_| kernel == Kernel::Relaxed);
-                        run::<super::isa::Simd128>(w, x, panel, index, out)
-                    }
+                    Kernel::Simd128 | Kernel::Relaxed => run::<super::isa::Simd128>(w, x, panel, index, out),
                 }
             }
         },
@@ -320,14 +317,15 @@ struct Panel {
 }
 
 impl Panel {
-    fn new(cols: usize) -> Self {
+    #[cfg_attr(not(target_arch = "wasm32"), allow(unused_variables))]
+    fn new(kernel: Kernel, cols: usize) -> Self {
         let blocks = cols / BLOCK;
         Panel {
             levels: vec![0; cols * PANEL],
             scales: vec![0.0; blocks * PANEL],
             minimums: vec![0.0; blocks * PANEL],
             #[cfg(target_arch = "wasm32")]
-            relaxed: None,
+            relaxed: super::relaxed::multiply().filter(|_| kernel == Kernel::Relaxed),
         }
     }
 }
@@ -431,12 +429,17 @@ unsafe fn multiply<I: Isa, F: Packed>(w: &Matrix, x: &Activations, panel: &mut P
             && F::FORMAT != Format::Q8_0
             && (index + 1) * PANEL <= out.rows
         {
-            let minimums = if F::MINIMUM { panel.minimums.as_ptr() } else { std::ptr::null() };
-            let (levels, scales) = (panel.levels.as_ptr(), panel.scales.as_ptr());
-            let (bytes, sums, out_at) = (x.bytes.as_ptr(), x.blocks.as_ptr(), out.start.add(index * PANEL));
             assert!(x.bytes.len() == 2 * x.levels.len());
-            let (zero, steps) = (zero(F::FORMAT), BLOCK / 4);
-            return multiply(levels, scales, minimums, zero, blocks, steps, bytes, sums, out.tokens, out_at, out.rows);
+            let panel = super::relaxed::Panel {
+                levels: panel.levels.as_ptr(),
+                scales: panel.scales.as_ptr(),
+                minimums: if F::MINIMUM { panel.minimums.as_ptr() } else { std::ptr::null() },
+                zero: zero(F::FORMAT),
+                blocks,
+                steps: BLOCK / 4,
+            };
+            let to = out.start.add(index * PANEL);
+            return multiply(&panel, x.bytes.as_ptr(), x.blocks.as_ptr(), out.tokens, to, out.rows);
         }
         tiles::<I, F, false>(packed, x, panel, index, out);
     }

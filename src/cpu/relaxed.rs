@@ -11,25 +11,13 @@ use js_sys::WebAssembly::{Instance, Module, Table, validate};
 use js_sys::{Function, Object, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 
+mod panel;
+pub use panel::{Multiply, Panel};
+
 use super::matrix::PANEL;
 use crate::quant::BLOCK;
 
 static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relaxed.wasm"));
-
-/// See `kernel.rs`.
-pub type Multiply = unsafe extern "C" fn(
-    levels: *const u8,
-    scales: *const f32,
-    minimums: *const f32,
-    zero: i32,
-    blocks: usize,
-    steps: usize,
-    x: *const i8,
-    sums: *const (f32, i32),
-    tokens: usize,
-    out: *mut f32,
-    rows: usize,
-);
 
 /// The kernel, where the engine takes it, computes it exactly, and is faster by it.
 pub fn multiply() -> Option<Multiply> {
@@ -73,22 +61,16 @@ fn is_exact(multiply: Multiply) -> bool {
     let levels: Vec<u8> = (0..BLOCK * PANEL).map(level).collect();
     let x: Vec<i8> = (0..2 * BLOCK * TOKENS).map(byte).collect();
     let (scales, sums, mut out) = (vec![1f32; PANEL], vec![(1f32, 3); TOKENS], vec![f32::NAN; TOKENS * PANEL]);
-    // SAFETY: the lengths are those that the kernel asks for.
-    unsafe {
-        multiply(
-            levels.as_ptr(),
-            scales.as_ptr(),
-            std::ptr::null(),
-            16,
-            1,
-            BLOCK / 4,
-            x.as_ptr(),
-            sums.as_ptr(),
-            TOKENS,
-            out.as_mut_ptr(),
-            PANEL,
-        )
+    let panel = Panel {
+        levels: levels.as_ptr(),
+        scales: scales.as_ptr(),
+        minimums: std::ptr::null(),
+        zero: 16,
+        blocks: 1,
+        steps: BLOCK / 4,
     };
+    // SAFETY: the lengths are those that the kernel asks for.
+    unsafe { multiply(&panel, x.as_ptr(), sums.as_ptr(), TOKENS, out.as_mut_ptr(), PANEL) };
     out.iter().enumerate().all(|(at, &got)| {
         let (token, row) = (at / PANEL, at % PANEL);
         let tile = token / 4 * 4;

@@ -139,25 +139,21 @@ fn quoted(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
     let mut before = None;
-    while let Some(open) = rest.char_indices().find(|(_, c)| matches!(c, '"' | '\'' | '`')) {
-        let (at, quote) = open;
+    while let Some((at, quote)) = rest.char_indices().find(|(_, c)| matches!(c, '"' | '\'' | '`')) {
         before = rest[..at].chars().next_back().or(before);
         let inside = &rest[at + 1..];
         // An apostrophe stands behind a letter.
         let opens = !before.is_some_and(char::is_alphanumeric);
-        let close = inside
-            .char_indices()
-            .take_while(|&(end, c)| c != '\n' && end <= PIECE)
-            .find(|&(end, c)| c == quote && !inside[end + 1..].chars().next().is_some_and(char::is_alphanumeric));
-        match close {
-            Some((end, _)) if opens => {
-                let after = &inside[end + 1..];
-                if end > 0 && !after.trim_start().starts_with(':') {
-                    pieces.push(&inside[..end]);
-                }
-                rest = after;
+        let mut line = inside.char_indices().take_while(|&(end, c)| opens && c != '\n' && end <= PIECE);
+        let close =
+            line.find(|&(end, c)| c == quote && !inside[end + 1..].chars().next().is_some_and(char::is_alphanumeric));
+        if let Some((end, _)) = close {
+            rest = &inside[end + 1..];
+            if end > 0 && !rest.trim_start().starts_with(':') {
+                pieces.push(&inside[..end]);
             }
-            _ => rest = inside,
+        } else {
+            rest = inside;
         }
         before = Some(quote);
     }

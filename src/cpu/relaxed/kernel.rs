@@ -4,10 +4,16 @@
 
 use core::arch::wasm32::*;
 
+mod panel;
+use panel::Panel;
+
 const BLOCK: usize = 32;
 const PANEL: usize = 16;
 /// Tokens side by side in the activations' layout.
 const TILE: usize = 4;
+
+// The signature is the one that the crate calls.
+const _: panel::Multiply = multiply;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
@@ -22,50 +28,26 @@ pub extern "C" fn product(a: i32, b: i32) -> i32 {
     i32x4_extract_lane::<0>(i32x4_relaxed_dot_i8x16_i7x16_add(a, b, i32x4_splat(0)))
 }
 
-/// What a tile reads.
-#[derive(Clone, Copy)]
-struct Panel {
-    levels: *const u8,
-    scales: *const f32,
-    minimums: *const f32,
-    zero: i32,
-    blocks: usize,
-    /// 8, which the compiler must not know: it would write the loops over a block out, and then sum token by token with the
-    /// weights of all steps in registers, which are too few.
-    steps: usize,
-}
-
-/// 16 rows against all tokens: `out[t, row]` gets the sum over the blocks of scale times level products.
-///
-/// - `levels`: weights 0 to 127, `[blocks, 8, PANEL, 4]`; `zero` is the level that stands for 0; `steps` is 8
-/// - `scales`, and `minimums` or null: `[blocks, PANEL]`
-/// - `x`: in tiles of 4 tokens (the last may have fewer) `[blocks, 2, 8, tokens, 4]`, high bytes before low ones, both
-///   signed: an activation's level is `256 * high + low`
-/// - `sums`: scale, and sum of the levels, in the same tiles `[blocks, tokens]`
-/// - `out`: the panel's first row of the first token; `rows` apart from the next token's
+/// See [`panel::Multiply`].
 ///
 /// # Safety
-/// All pointers must be good for as much as that.
+/// As it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn multiply(
-    levels: *const u8,
-    scales: *const f32,
-    minimums: *const f32,
-    zero: i32,
-    blocks: usize,
-    steps: usize,
+    panel: *const Panel,
     x: *const i8,
     sums: *const (f32, i32),
     tokens: usize,
     out: *mut f32,
     rows: usize,
 ) {
-    let panel = Panel { levels, scales, minimums, zero, blocks, steps };
+    let panel = unsafe { *panel };
     let mut token = 0;
     while token < tokens {
         // Eight sums at a time in each: fewer would wait for one another, more do not fit the registers.
         unsafe {
-            let (x, sums, out) = (x.add(token * blocks * BLOCK * 2), sums.add(token * blocks), out.add(token * rows));
+            let (x, sums, out) =
+                (x.add(token * panel.blocks * BLOCK * 2), sums.add(token * panel.blocks), out.add(token * rows));
             match tokens - token {
                 1 => both_bytes::<1, 4, 1>(panel, x, sums, out, rows),
                 2 => both_bytes::<2, 2, 2>(panel, x, sums, out, rows),
@@ -116,7 +98,8 @@ unsafe fn byte_by_byte(panel: Panel, mut x: *const i8, mut sums: *const (f32, i3
                 let row = block * PANEL + 8 * half;
                 for four in 0..2 {
                     for t in 0..TILE {
-                        totals[four][t] = scaled(panel, totals[four][t], products[four][t], row + 4 * four, *sums.add(t));
+                        totals[four][t] =
+                            scaled(panel, totals[four][t], products[four][t], row + 4 * four, *sums.add(t));
                     }
                 }
                 sums = sums.add(TILE);
