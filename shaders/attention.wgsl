@@ -12,8 +12,9 @@
 // PAIRS is HEAD_DIM / 2.
 const GROUPS = max(64u / PAIRS, 1u);
 var<workgroup> query: array<vec2<f32>, PAIRS>;
-var<workgroup> scores: array<vec4<f32>, 16>;
-var<workgroup> shares: array<vec4<f32>, 16>;
+// Not vectors: threads that write components of one vector overwrite each other's on Metal and Direct3D.
+var<workgroup> scores: array<f32, 64>;
+var<workgroup> shares: array<f32, 64>;
 var<workgroup> parts: array<vec2<f32>, 64>;
 
 // Where the i-th visible key and value are.
@@ -52,15 +53,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             score += dot(query[{i}], unpack2x16float(cache[at + {i}]));
 #end
         }
-        scores[lane / 4u][lane % 4u] = score;
+        scores[lane] = score;
         workgroupBarrier();
         var top = vec4<f32>(highest);
 #repeat i 16
-        top = max(top, scores[{i}]);
+        top = max(top, vec4<f32>(scores[4u * {i}], scores[4u * {i} + 1u], scores[4u * {i} + 2u], scores[4u * {i} + 3u]));
 #end
         let now = max(max(top.x, top.y), max(top.z, top.w));
         // Of what is not visible, exp(-1e30 - now) = 0.
-        shares[lane / 4u][lane % 4u] = exp(score - now);
+        shares[lane] = exp(score - now);
         workgroupBarrier();
         let keep = exp(highest - now);
         highest = now;
@@ -68,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sums[0] *= keep;
         sums[1] *= keep;
 #repeat i 16
-        weight += dot(shares[{i}], vec4<f32>(1.0));
+        weight += shares[4u * {i}] + shares[4u * {i} + 1u] + shares[4u * {i} + 2u] + shares[4u * {i} + 3u];
 #end
         // Eight positions at a time, so that their loads are under way together.
         let quads = (min(64u, visible - first) + 3u) / 4u;
@@ -77,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat h 2
 #repeat j 4
                 {
-                    let share = shares[i + {h}][{j}];
+                    let share = shares[4u * (i + {h}) + {j}];
                     let seen = min(first + 4u * (i + {h}) + {j}, visible - 1u);
                     let at = visible_place(seen, own) * KV_DIM + KV_DIM / 2u + offset;
                     sums[0] += share * unpack2x16float(cache[at + pair]);
