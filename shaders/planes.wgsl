@@ -2,6 +2,28 @@
 // a block, x = d q + m. FORMAT: 0 nibbles (Q4_0, Q4_1), 1 nibbles and a word of high bits (Q5_0), 2 signed bytes
 // (Q8_0), 3 f16 pairs, 4 f32; the last two have no scales.
 
+#if FORMAT 0 1
+// The levels q of elements 4i to 4i + 3 of a block, i < 8, a byte each.
+fn levels4(block: u32, i: u32) -> u32 {
+    let word = (quants[block * WORDS + (i & 3u)] >> ((i >> 2u) * 4u)) & 0x0f0f0f0fu;
+#endif
+#if FORMAT 0
+    return word;
+#endif
+#if FORMAT 1
+    // Four bits in a row, each to the fifth bit of its byte.
+    let high = (quants[block * WORDS + 4u] >> (4u * i)) & 15u;
+    return word | (((high * 0x204081u) & 0x01010101u) << 4u);
+#endif
+#if FORMAT 0 1
+}
+#endif
+#if FORMAT 2
+fn levels4(block: u32, i: u32) -> u32 {
+    return quants[block * WORDS + i];
+}
+#endif
+
 // Elements 4i to 4i + 3 of a block, i < 8.
 fn decode4(block: u32, i: u32) -> vec4<f32> {
 #if FORMAT 0 1

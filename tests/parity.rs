@@ -67,7 +67,7 @@ fn the_gpu_agrees_with_candle_in_every_format_and_length() {
 
 #[test]
 fn the_gpu_without_optional_features_agrees_too() {
-    let device = gpu(DeviceOptions { f16: false, subgroups: false, wide: None });
+    let device = gpu(DeviceOptions { f16: false, subgroups: false, wide: None, packed: Some(false) });
     assert!(!device.info().f16 && !device.info().subgroups);
     agree(&|| Target::Gpu(device.clone()), 3e-2, "plain gpu");
 }
@@ -75,6 +75,8 @@ fn the_gpu_without_optional_features_agrees_too() {
 #[test]
 fn the_gpu_agrees_with_the_cuts_of_a_wide_one_too() {
     let device = gpu(DeviceOptions { wide: Some(true), ..Default::default() });
+    // From 192 tokens on in packed dots.
+    assert!(device.info().packed);
     agree(&|| Target::Gpu(device.clone()), 3e-2, "wide gpu");
 }
 

@@ -162,7 +162,7 @@ export interface Info {
   hidden: number;
   vocab: number;
   context: number;
-  adapter: { name: string; api: string; f16: boolean; subgroups: boolean; wide: boolean } | null;
+  adapter: { name: string; api: string; f16: boolean; subgroups: boolean; wide: boolean; packed: boolean } | null;
   /** Why the CPU is used although the GPU was asked for or could have been; `null` if nothing went wrong. */
   fallback: string | null;
   /** Why the model was not kept for the next visit (no room, private mode); `null` if it was, or was not to be. */

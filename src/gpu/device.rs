@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use futures_channel::oneshot;
 use serde::Serialize;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen::JsValue;
 
 use crate::error::{Error, Result};
 
@@ -17,6 +19,8 @@ pub struct AdapterInfo {
     pub subgroups: bool,
     /// Whether products split columns over many threads, as suits a GPU that runs thousands at once.
     pub wide: bool,
+    /// Whether products of many tokens are packed dots of bytes (`dot4I8Packed`).
+    pub packed: bool,
 }
 
 /// Which optional features may be used where the adapter has them. None is ever required.
@@ -26,11 +30,13 @@ pub struct DeviceOptions {
     pub subgroups: bool,
     /// By default, where the adapter's subgroups are of 16 threads or more: software adapters have 4 or 8.
     pub wide: Option<bool>,
+    /// By default, on a `wide` GPU whose shading language has them, Apple's aside, which have no instruction for them.
+    pub packed: Option<bool>,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        DeviceOptions { f16: true, subgroups: true, wide: None }
+        DeviceOptions { f16: true, subgroups: true, wide: None, packed: None }
     }
 }
 
@@ -82,7 +88,13 @@ impl Device {
         });
         let described = adapter.get_info();
         let wide = options.wide.unwrap_or(described.subgroup_max_size >= 16);
-        let info = AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups, wide };
+        let language = instance.wgsl_language_features();
+        let packed = language.contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
+            && options
+                .packed
+                .unwrap_or_else(|| wide && described.backend != wgpu::Backend::Metal && vendor(&device) != "apple");
+        let info =
+            AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups, wide, packed };
         let max_buffer = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Device { device, queue, max_buffer, info, lost })
     }
@@ -170,4 +182,17 @@ impl Device {
         buffer.unmap();
         Ok(words)
     }
+}
+
+/// Whose GPU it is, as the browser names it: "apple", "nvidia"; empty where it does not say.
+#[cfg(target_arch = "wasm32")]
+fn vendor(device: &wgpu::Device) -> String {
+    let of = |value: &JsValue, name: &str| js_sys::Reflect::get(value, &name.into()).unwrap_or_default();
+    device.as_webgpu().and_then(|device| of(&of(device, "adapterInfo"), "vendor").as_string()).unwrap_or_default()
+}
+
+/// Natively the backend tells as much as is asked.
+#[cfg(not(target_arch = "wasm32"))]
+fn vendor(_: &wgpu::Device) -> String {
+    String::new()
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::device::Device;
-use super::kernels::{Constant, Cut, Kernel, Kernels, cut, planes};
+use super::kernels::{Constant, Cut, Kernel, Kernels, MANY, Tokens, cut, planes};
 use super::weights::{GATE_UP, Matrix, QKV, bind};
 use crate::config::Config;
 use crate::engine::{PASS, Probe, Sampling, Sequence};
@@ -113,10 +113,22 @@ impl Store<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rows {
     All,
+    /// The same where they are [`MANY`].
+    Many,
     /// The kept tokens', side by side.
     Kept,
     /// A single one.
     One,
+}
+
+impl Rows {
+    fn tokens(self) -> Tokens {
+        match self {
+            Rows::One => Tokens::One,
+            Rows::Many => Tokens::Many,
+            Rows::All | Rows::Kept => Tokens::Few,
+        }
+    }
 }
 
 /// Activations of one chunk, and what a call writes and reads.
@@ -150,6 +162,8 @@ struct Cache {
 struct Plan {
     /// Many tokens, up to the last layer's keys and values: matrices in tiles.
     prefill: Vec<Dispatch>,
+    /// The same for [`MANY`] and more; empty where that makes no difference.
+    many: Vec<Dispatch>,
     /// One token: matrices row by row.
     decode: Vec<Dispatch>,
     /// The rest of the last layer, for the kept tokens.
@@ -452,7 +466,13 @@ impl Model {
     }
 
     fn run_layers(&self, pass: &mut wgpu::ComputePass, call: Call) {
-        run(pass, if call.tokens == 1 { &self.plan.decode } else { &self.plan.prefill }, call);
+        let Plan { prefill, many, decode, .. } = &self.plan;
+        let layers = match call.tokens {
+            1 => decode,
+            MANY.. if !many.is_empty() => many,
+            _ => prefill,
+        };
+        run(pass, layers, call);
         run(pass, if call.kept == 1 { &self.plan.tail_one } else { &self.plan.tail }, call);
     }
 
@@ -493,8 +513,11 @@ impl Model {
         let embed = [(3, &b.table), (4, &b.x)];
         let grid = Grid::PerToken((config.hidden as u32 / 4).div_ceil(64));
 
-        let mut ways = [(Rows::All, Vec::new()), (Rows::One, Vec::new())];
+        let mut ways = [(Rows::All, Vec::new()), (Rows::Many, Vec::new()), (Rows::One, Vec::new())];
         for (way, list) in &mut ways {
+            if *way == Rows::Many && !device.info().packed {
+                continue;
+            }
             list.push(plan.weighted(Kernel::Embed, embedding, &rows, None, &embed, grid).await?);
             for (index, (layer, cache)) in layers.iter().zip(cache.iter()).enumerate() {
                 // x [tokens, hidden] -> q [tokens, hidden], keys and values in the cache.
@@ -509,7 +532,7 @@ impl Model {
                 }
             }
         }
-        let [(_, prefill), (_, decode)] = ways;
+        let [(_, prefill), (_, many), (_, decode)] = ways;
         let mut tails = [(Rows::Kept, Vec::new()), (Rows::One, Vec::new())];
         if let (Some(layer), Some(cache)) = (layers.last(), cache.last()) {
             for (way, list) in &mut tails {
@@ -529,7 +552,7 @@ impl Model {
             plan.product(head, &b.x_kept, Some(norm), Store::Plain, &b.logits, Rows::One).await?,
             plan.plain(Kernel::Sample, &[("VOCAB", config.vocab as u32)], &sample, Grid::Fixed(1, 1)).await?,
         ];
-        Ok(Plan { prefill, decode, tail, tail_one, probe, pick })
+        Ok(Plan { prefill, many, decode, tail, tail_one, probe, pick })
     }
 
     /// Frees what the model holds on the device; in the browser memory would wait for the garbage collector otherwise.
@@ -626,7 +649,7 @@ impl Planner<'_> {
         }
         let eps = gain.map(|_| config.norm_eps);
         let Cut { kernel, constants: cuts, rows: tile } =
-            cut(rows == Rows::One, self.device.info().wide, gain.is_some(), matrix.cols);
+            cut(rows.tokens(), self.device.info(), matrix.format, gain.is_some(), matrix.cols);
         constants.extend(cuts);
         let tiles = matrix.rows.div_ceil(tile) as u32;
         if rows == Rows::One {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::device::Device;
+use super::device::{AdapterInfo, Device};
 use crate::error::Result;
 use crate::quant::Format;
 
@@ -20,6 +20,7 @@ pub enum Kernel {
     Embed,
     Matmul,
     MatmulSplit,
+    MatmulPacked,
     Matvec,
     Attention,
     HeadRows,
@@ -34,6 +35,9 @@ impl Kernel {
             Kernel::Matmul => ("matmul", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul.wgsl")]),
             Kernel::MatmulSplit => {
                 ("matmul_split", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul_split.wgsl")])
+            }
+            Kernel::MatmulPacked => {
+                ("matmul_packed", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul_packed.wgsl")])
             }
             Kernel::Matvec => ("matvec", vec![CALL, PLANES, STORE, include_str!("../../shaders/matvec.wgsl")]),
             Kernel::Attention => ("attention", vec![CALL, include_str!("../../shaders/attention.wgsl")]),
@@ -50,6 +54,19 @@ pub enum Constant {
     F32(f32),
 }
 
+/// How many tokens a product runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    One,
+    Few,
+    /// [`MANY`] or more.
+    Many,
+}
+
+/// From so many tokens on packed dots are the faster ones. (Measured on an H200: with 128 they are slower by a seventh, with 256
+/// faster by a sixth.)
+pub const MANY: u32 = 192;
+
 /// How a product is cut into workgroups.
 pub struct Cut {
     pub kernel: Kernel,
@@ -60,12 +77,13 @@ pub struct Cut {
 
 /// For a matrix of rows of `cols`, a multiple of 32. On a `wide` GPU few tokens leave most threads without work, and what a
 /// thread does one step after the other is what a product takes: there the columns are split over as many threads as still
-/// have some. (Measured on an H200: more steps written out than here are slower.)
-pub fn cut(one: bool, wide: bool, norm: bool, cols: usize) -> Cut {
+/// have some. (Measured on an H200: more steps written out than here are slower.) Many tokens are enough work as they are.
+pub fn cut(tokens: Tokens, info: &AdapterInfo, format: Format, norm: bool, cols: usize) -> Cut {
     let quads = cols as u32 / 4;
-    let (kernel, constants, rows) = match (one, wide) {
-        (true, false) => (Kernel::Matvec, vec![("LANES", 8), ("ROWS_AT_ONCE", 8), ("RUN", 8), ("UNROLL", 1)], 8),
-        (true, true) => {
+    let levels = !matches!(format, Format::F16 | Format::F32);
+    let (kernel, constants, rows) = match (tokens, info.wide) {
+        (Tokens::One, false) => (Kernel::Matvec, vec![("LANES", 8), ("ROWS_AT_ONCE", 8), ("RUN", 8), ("UNROLL", 1)], 8),
+        (Tokens::One, true) => {
             let lanes = [48, 32, 16].into_iter().find(|lanes| quads.is_multiple_of(*lanes)).unwrap_or(8);
             let rows = if lanes < 32 { 4 } else { 2 };
             let unroll = divisor(quads / lanes, 4);
@@ -75,8 +93,9 @@ pub fn cut(one: bool, wide: bool, norm: bool, cols: usize) -> Cut {
                 rows as usize,
             )
         }
-        (false, false) => (Kernel::Matmul, Vec::new(), 32),
-        (false, true) => {
+        (Tokens::Many, _) if info.packed && levels => (Kernel::MatmulPacked, Vec::new(), 32),
+        (_, false) => (Kernel::Matmul, Vec::new(), 32),
+        (_, true) => {
             // 32 with the norm's squares would take more workgroup memory than every GPU has.
             let most = if norm { 24 } else { 32 };
             let slices = [32, 24, 16, 8].into_iter().find(|n| *n <= most && quads.is_multiple_of(*n)).unwrap_or(8);
@@ -150,7 +169,7 @@ impl Kernels {
 }
 
 /// The kernel's WGSL: directives, constants, then its parts with `#if` blocks resolved.
-fn source(kernel: Kernel, constants: &[(&str, Constant)], f16: bool, subgroups: bool) -> (&'static str, String) {
+pub fn source(kernel: Kernel, constants: &[(&str, Constant)], f16: bool, subgroups: bool) -> (&'static str, String) {
     let (name, parts) = kernel.parts();
     let f16 = f16 && kernel == Kernel::Matmul;
     let mut text = String::new();
