@@ -4,7 +4,8 @@
     cargo run --release -- eval --model out/f32 --backend cpu --jsonl training/test/queries.jsonl --out out/own-f32
     python training/compare.py out/own-f32 out/own
 
-Both are folders that `guardian eval --out` wrote; each counts at the threshold of its own file, rows in both alone.
+Both are folders that `guardian eval --out` wrote; each counts at the threshold of its own file, rows in both alone. The last
+line compares them where they flag as many harmless rows.
 """
 
 import json
@@ -43,6 +44,11 @@ def main():
         print(f"| {name} | {100 * a:.1f} | {100 * b:.1f} | {100 * (b - a):+.1f} [{100 * low[at]:+.1f}, {100 * high[at]:+.1f}] |")
     print(f"\nScores differ by {abs(old - new).mean():.3f} on average, {abs(old - new).max():.3f} at most; "
           f"{((old >= first) != (new >= second)).sum()} verdicts differ.")
+    # The first one's lowest threshold that flags no more harmless rows than the second flags at its own.
+    alike = np.sort(old[~unsafe])[::-1][((new >= second) & ~unsafe).sum():][:1]
+    at = min(score for score in old if score > alike)
+    f1, recall, fpr, _ = figures(unsafe, old, at)
+    print(f"At {at:.4f} {sys.argv[1]} has F1 {100 * f1:.1f}, recall {100 * recall:.1f}, FPR {100 * fpr:.1f}.")
 
 
 if __name__ == "__main__":
