@@ -22,6 +22,20 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
+# Firefox, and WebKit in a window that no one sees, for tests/browser/engines.test.mjs. Not every system's packages have them.
+install_other_browsers() {
+  local missing=()
+  command -v firefox-esr >/dev/null || command -v firefox >/dev/null || [ -n "${FIREFOX:-}" ] || missing+=(firefox-esr)
+  compgen -G '/usr/lib/*/webkit2gtk-4.1/MiniBrowser' >/dev/null || [ -n "${WEBKIT:-}" ] || missing+=(libwebkit2gtk-4.1-0)
+  command -v xvfb-run >/dev/null && command -v xauth >/dev/null || missing+=(xvfb xauth)
+  [ ${#missing[@]} -eq 0 ] && return
+  local root=(); [ "$(id -u)" -eq 0 ] || root=(sudo)
+  say "installing ${missing[*]}"
+  { "${root[@]}" apt-get update -qq &&
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2; } ||
+    say "that failed: the package is not tested in Firefox or WebKit"
+}
+
 setup() {
   if ! rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -r test -d; then
     say "adding the Rust target wasm32-unknown-unknown"
@@ -76,6 +90,7 @@ run_tests() {
   say "running the package's tests, in Node"
   npx tsc -p tests/package/types
   node --test --test-concurrency=1 tests/package/*.test.mjs
+  install_other_browsers
   say "running the browser tests"
   node --test --test-concurrency=1 tests/browser/*.test.mjs
 }

@@ -1,6 +1,7 @@
 import type { LanguageModelMiddleware } from "ai";
 import { gate, textOf, type GateOptions } from "./gate.js";
 import type { Guardian } from "./guardian.js";
+import { whole } from "./stream.js";
 import type { Message } from "./types.js";
 
 export type { GateOptions } from "./gate.js";
@@ -28,10 +29,7 @@ export function guardianMiddleware(guardian: Guardian, options: GateOptions = {}
     wrapGenerate: async ({ doGenerate, params }) => {
       const reply = await gate(guardian, turns(params.prompt), options, params.abortSignal);
       if (reply === null) return doGenerate();
-      let text = "";
-      const reader = reply.getReader();
-      for (let next = await reader.read(); !next.done; next = await reader.read()) text += next.value;
-      return { content: [{ type: "text", text }], finishReason: FINISH, usage: USAGE, warnings: [] };
+      return { content: [{ type: "text", text: await whole(reply) }], finishReason: FINISH, usage: USAGE, warnings: [] };
     },
     wrapStream: async ({ doStream, params }) => {
       const reply = await gate(guardian, turns(params.prompt), options, params.abortSignal);

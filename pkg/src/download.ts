@@ -1,4 +1,5 @@
 import { GuardianError } from "./errors.js";
+import { chunks } from "./stream.js";
 
 const PART = 4 * 1024 * 1024;
 /** Parts in flight: a few connections fill a line that one does not, and bound what is held to PARALLEL * PART. */
@@ -102,18 +103,9 @@ async function open(fetch: Fetch, url: string, from: number, to: number, signal:
 }
 
 /** @internal A response's chunks; leaving the loop early ends the transfer. */
-export async function* body(response: Response): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+export function body(response: Response): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   if (!response.body) throw new Error("it came without a body");
-  const reader = response.body.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    void reader.cancel().catch(() => {});
-  }
+  return chunks(response.body);
 }
 
 function pause(milliseconds: number, signal: AbortSignal): Promise<void> {

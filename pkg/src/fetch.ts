@@ -1,6 +1,7 @@
 import { GuardianError } from "./errors.js";
 import { gate, textOf, type GateOptions } from "./gate.js";
 import type { Guardian } from "./guardian.js";
+import { whole } from "./stream.js";
 import type { Message } from "./types.js";
 
 export type { GateOptions } from "./gate.js";
@@ -38,16 +39,14 @@ export function guardedFetch(guardian: Guardian, options: GuardedFetchOptions = 
     }
     if (reply === null) return fetch(request);
     const head = { id: `chatcmpl-guardian-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: body.model ?? guardian.info.model };
-    return body.stream ? streamed(reply, head) : whole(reply, head);
+    return body.stream ? streamed(reply, head) : complete(reply, head);
   };
 }
 
 const HEADERS = { "x-slm-guardian": "unsafe" };
 
-async function whole(reply: ReadableStream<string>, head: object): Promise<Response> {
-  let content = "";
-  const reader = reply.getReader();
-  for (let next = await reader.read(); !next.done; next = await reader.read()) content += next.value;
+async function complete(reply: ReadableStream<string>, head: object): Promise<Response> {
+  const content = await whole(reply);
   return Response.json(
     {
       ...head,

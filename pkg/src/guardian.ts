@@ -3,6 +3,7 @@ import * as cache from "./model-store.js";
 import { browser, localPort, runs, workerPort, type Platform, type Port } from "./platform.js";
 import { decide, merged, messages, type RawVerdict } from "./policy.js";
 import { fixedReplies, fixedReply } from "./replies.js";
+import { iterable, whole } from "./stream.js";
 import { watch } from "./watch.js";
 import type {
   Answer, BatchOptions, CachedModel, Category, CreateOptions, Info, Input, ModelSource, Policy, Protected, ProtectOptions, ReplyOptions, Request,
@@ -82,8 +83,7 @@ export class Guardian {
     oneOf(backend, ["auto", "webgpu", "cpu"], "backend");
     oneOf(cache, ["cache-api", "opfs", "none"], "cache");
     if (integrity !== undefined && !/^[0-9a-f]{64}$/i.test(integrity)) throw new GuardianError("argument", "integrity: a SHA-256 in hexadecimal is wanted, 64 digits");
-    const transfer: Transferable[] = [];
-    const source = wire(model, platform, transfer);
+    const source = await wire(model, platform, signal);
     const guardian = new this(await start(worker, platform), policy, replies);
     try {
       const request: Body<Request> = { kind: "load", source, backend, cache };
@@ -91,7 +91,7 @@ export class Guardian {
       if (wasmUrl !== undefined) request.wasmUrl = new URL(wasmUrl, platform.base()).href;
       const info = await guardian.#call(request, signal, (answer) => {
         if (answer.kind === "progress") onProgress?.(answer.progress);
-      }, transfer);
+      });
       guardian.#info = info as Info;
       return guardian;
     } catch (error) {
@@ -222,10 +222,7 @@ export class Guardian {
    * ```
    */
   async reply(input: Input, options: ReplyOptions = {}): Promise<string> {
-    let text = "";
-    const reader = this.replyStream(input, options).getReader();
-    for (let next = await reader.read(); !next.done; next = await reader.read()) text += next.value;
-    return text;
+    return whole(this.replyStream(input, options));
   }
 
   /**
@@ -241,7 +238,7 @@ export class Guardian {
     const request = { kind: "reply", messages: messages(input), options: { force, maxTokens, temperature, minP, seed } } as const;
     const stop = new AbortController();
     const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
-    return new ReadableStream<string>({
+    return iterable(new ReadableStream<string>({
       start: (controller) => {
         this.#call(request, either, (answer) => {
           if (answer.kind === "piece" && !either.aborted) controller.enqueue(answer.text);
@@ -253,7 +250,7 @@ export class Guardian {
         );
       },
       cancel: () => stop.abort(),
-    });
+    }));
   }
 
   /**
@@ -273,7 +270,7 @@ export class Guardian {
     if (verdict.label === "safe") return { verdict, reply: null, writer: null };
     const fixed = fixedReply(verdict, replies);
     if (fixed === null) return { verdict, reply: this.replyStream(input, { ...options, force: true }), writer: "model" };
-    return { verdict, reply: new Blob([fixed]).stream().pipeThrough(new TextDecoderStream()), writer: "fixed" };
+    return { verdict, reply: iterable(new Blob([fixed]).stream().pipeThrough(new TextDecoderStream())), writer: "fixed" };
   }
 
   /**
@@ -306,13 +303,13 @@ export class Guardian {
     await this.#call({ kind: "loseDevice" }, undefined);
   }
 
-  #call(request: Body<Request>, signal: AbortSignal | undefined, onAnswer?: (answer: Answer) => void, transfer: Transferable[] = []): Promise<unknown> {
+  #call(request: Body<Request>, signal: AbortSignal | undefined, onAnswer?: (answer: Answer) => void): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#ended);
       if (signal?.aborted) return reject(aborted());
       const id = this.#next++;
       const onAbort = () => {
-        this.#port.postMessage({ id, kind: "abort" } satisfies Request, []);
+        this.#port.postMessage({ id, kind: "abort" } satisfies Request);
         finish(() => reject(aborted()));
       };
       const finish = (settle: () => void) => {
@@ -327,7 +324,7 @@ export class Guardian {
         onAnswer,
       });
       try {
-        this.#port.postMessage({ ...request, id } as Request, transfer);
+        this.#port.postMessage({ ...request, id } as Request);
       } catch (error) {
         // What can't be cloned: a message's content that is a function, say.
         finish(() => reject(new GuardianError("argument", `the input can't be passed on: ${(error as Error).message}`)));
@@ -375,16 +372,21 @@ async function start(worker: Worker | boolean, platform: Platform): Promise<Port
   return workerPort(new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slm-guardian" }));
 }
 
-/** A source as it crosses to the worker. */
-function wire(model: ModelSource, platform: Platform, transfer: Transferable[]): WireSource {
+/** A source as it crosses to the worker. A stream is read to its end here: Safari hands none to workers. */
+async function wire(model: ModelSource, platform: Platform, signal: AbortSignal | undefined): Promise<WireSource> {
   if (typeof model === "string" || model instanceof URL) return { url: folder(model, platform) };
   if (model instanceof Blob) return { blob: model };
   if (model instanceof ArrayBuffer) return { bytes: model };
   if (ArrayBuffer.isView(model)) return { bytes: new Uint8Array(model).buffer };
   const stream = model instanceof Response ? model.body : model;
   if (!(stream instanceof ReadableStream)) throw new GuardianError("argument", "model: a URL, a Blob, an ArrayBuffer, a stream or a Response is wanted");
-  if (platform.worker) transfer.push(stream as unknown as Transferable);
-  return { stream };
+  if (stream.locked) throw new GuardianError("argument", "model: this stream is being read already");
+  try {
+    return { blob: await new Response(stream.pipeThrough(new TransformStream(), signal ? { signal } : {})).blob() };
+  } catch (error) {
+    if (signal?.aborted) throw aborted();
+    throw new GuardianError("network", `the model's stream broke off: ${(error as Error).message}`);
+  }
 }
 
 /** The address of a folder ends with a slash, that of a file does not. */

@@ -139,8 +139,7 @@ export class ModelStore {
   }
 
   private async given(source: Exclude<WireSource, { url: string }>): Promise<Manifest> {
-    const blob = this.#blob ?? ("blob" in source ? source.blob : await new Response("bytes" in source ? source.bytes : source.stream).blob());
-    // A stream can be read once; the engine may need it again, after the GPU has failed.
+    const blob = "blob" in source ? source.blob : new Blob([source.bytes]);
     this.#blob = blob;
     return lone("name" in blob ? String(blob.name) : "the model", blob.size, this.integrity);
   }

@@ -3,7 +3,7 @@ import type { Answer, Request } from "./types.js";
 
 /** @internal What takes requests and answers them: a worker, or a runtime on this thread. */
 export interface Port {
-  postMessage(request: Request, transfer: Transferable[]): void;
+  postMessage(request: Request): void;
   onAnswer(receive: (answer: Answer) => void, fail: (message: string) => void): void;
   terminate(): void;
 }
@@ -31,7 +31,7 @@ export const browser: Platform = {
 /** @internal */
 export function workerPort(worker: Worker): Port {
   return {
-    postMessage: (request, transfer) => worker.postMessage(request, transfer),
+    postMessage: (request) => worker.postMessage(request),
     onAnswer: (receive, fail) => {
       worker.onmessage = ({ data }: MessageEvent<Answer>) => receive(data);
       worker.onerror = (event) => {

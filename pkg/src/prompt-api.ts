@@ -1,5 +1,6 @@
 import { gate, textOf, type GateOptions } from "./gate.js";
 import type { Guardian } from "./guardian.js";
+import { iterable, whole } from "./stream.js";
 import type { Message } from "./types.js";
 
 export type { GateOptions } from "./gate.js";
@@ -25,15 +26,11 @@ export function guardSession<S extends PromptSession>(guardian: Guardian, sessio
   const own = {
     prompt: async (input: unknown, ask: Ask) => {
       const reply = await gate(guardian, turns(input), options, ask?.signal);
-      if (reply === null) return session.prompt(input as never, ask);
-      let text = "";
-      const reader = reply.getReader();
-      for (let next = await reader.read(); !next.done; next = await reader.read()) text += next.value;
-      return text;
+      return reply === null ? session.prompt(input as never, ask) : whole(reply);
     },
     promptStreaming: (input: unknown, ask: Ask) => {
       let reader: ReadableStreamDefaultReader<string> | undefined;
-      return new ReadableStream<string>({
+      return iterable(new ReadableStream<string>({
         start: async () => {
           const reply = await gate(guardian, turns(input), options, ask?.signal);
           reader = (reply ?? session.promptStreaming(input as never, ask)).getReader();
@@ -44,7 +41,7 @@ export function guardSession<S extends PromptSession>(guardian: Guardian, sessio
           else controller.enqueue(next.value);
         },
         cancel: (reason) => reader?.cancel(reason),
-      });
+      }));
     },
     clone: async (...call: unknown[]) => guardSession(guardian, await (session as unknown as { clone(...call: unknown[]): Promise<S> }).clone(...call), options),
   };

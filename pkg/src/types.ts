@@ -209,7 +209,7 @@ export interface CachedModel {
 }
 
 /** @internal What crosses to the worker in place of a `ModelSource`. */
-export type WireSource = { url: string } | { blob: Blob } | { bytes: ArrayBuffer } | { stream: ReadableStream<Uint8Array> };
+export type WireSource = { url: string } | { blob: Blob } | { bytes: ArrayBuffer };
 
 /** @internal What the page asks of the worker. */
 export type Request = { id: number } & (

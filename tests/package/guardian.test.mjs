@@ -199,6 +199,21 @@ describe("watching", () => {
 });
 
 describe("loading", () => {
+  test("a stream that breaks, is taken or is left says so", async () => {
+    const broken = new ReadableStream({ pull: (controller) => controller.error(new Error("the line is dead")) });
+    const error = await Guardian.create({ model: broken }).catch((error) => error);
+    assert.deepEqual([error.code, /the line is dead/.test(error.message)], ["network", true], error.message);
+    const taken = new Blob(["GGUF"]).stream();
+    taken.getReader();
+    assert.equal(await codeOf(Guardian.create({ model: taken })), "argument");
+    let cancelled = false;
+    const endless = new ReadableStream({ cancel: () => void (cancelled = true) });
+    const stop = new AbortController();
+    setTimeout(() => stop.abort(), 50);
+    assert.equal(await codeOf(Guardian.create({ model: endless, signal: stop.signal })), "AbortError");
+    assert.ok(cancelled, "an abort ends the stream");
+  });
+
   test("a Blob, a stream and an ArrayBuffer give the verdict of the files", async () => {
     const manifest = JSON.parse(await readFile(`${model}manifest.json`, "utf8"));
     const bytes = Buffer.concat(await Promise.all(manifest.shards.map(({ file }) => readFile(model + file))));
