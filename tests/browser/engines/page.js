@@ -20,7 +20,7 @@ async function found(look) {
 }
 
 try {
-  const { prompts, harmful, crisis } = await (await fetch("/engines/texts.json")).json();
+  const { prompts, harmful, harmless, crisis } = await (await fetch("/engines/texts.json")).json();
   const { Guardian } = await import("/pkg/guardian.js");
   let guardian = await Guardian.create({ model: "/model/" });
   await said("info", guardian.info);
@@ -59,6 +59,25 @@ try {
   guardian = await Guardian.create({ model: "/model/", worker: false });
   await said("without a worker", (await guardian.screen(prompts[0])).score);
   await guardian.dispose();
+
+  (await import("/pkg/element.js")).define();
+  const form = document.body.appendChild(document.createElement("form"));
+  form.innerHTML = '<guardian-textarea name="prompt" label="Your message" model="/model/"></guardian-textarea><button>Send</button>';
+  const sent = [];
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    sent.push(new FormData(form).get("prompt"));
+  });
+  const element = form.firstElementChild;
+  element.value = harmful;
+  form.requestSubmit();
+  await found(() => element.matches(":invalid"));
+  const held = sent.length === 0;
+  element.value = harmless;
+  form.requestSubmit();
+  await found(() => sent.length > 0);
+  await said("element", { held, sent });
+  form.remove();
 
   const frame = document.body.appendChild(document.createElement("iframe"));
   frame.src = "/";
