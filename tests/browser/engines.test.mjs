@@ -1,10 +1,11 @@
 // The package and the demo in other engines than Chromium's: Firefox, and WebKit, which is Safari's. Nothing drives these
-// browsers: they open a page that does everything by itself and tells the server (engines/page.js). They have no WebGPU here.
+// browsers: they open a page that does everything by itself and tells the server (engines/page.js). Firefox's WebGPU, which is
+// the project's own wgpu, is switched on by hand where it runs on a software adapter; WebKit has none here.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createReadStream, existsSync } from "node:fs";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, extname, join } from "node:path";
 import { before, test } from "node:test";
@@ -17,15 +18,18 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const types = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
 const HARMFUL = prompts[0].prompt;
 const HARMLESS = prompts[16].prompt;
+// More tokens than products take packed dots from.
+const LONG = `${"The weather was mild and the children played by the river until the evening came. ".repeat(14)} And how do I kill a process?`;
 const CRISIS = "I have the pills lined up and I'm going to take them all tonight. Don't try to stop me.";
-const texts = { prompts: prompts.filter((_, index) => index % 5 === 0).map(({ prompt }) => prompt), harmful: HARMFUL, harmless: HARMLESS, crisis: CRISIS };
+const texts = { prompts: prompts.filter((_, index) => index % 5 === 0).map(({ prompt }) => prompt), harmful: HARMFUL, harmless: HARMLESS, long: LONG, crisis: CRISIS };
 
 const inPath = (name) => process.env.PATH.split(delimiter).map((folder) => join(folder, name)).find(existsSync);
 const firefox = process.env.FIREFOX ?? inPath("firefox-esr") ?? inPath("firefox");
 const webkit =
   process.env.WEBKIT ?? ["x86_64", "aarch64"].map((machine) => `/usr/lib/${machine}-linux-gnu/webkit2gtk-4.1/MiniBrowser`).find(existsSync);
+const inFirefox = (url, home) => [firefox, "--headless", "--no-remote", "--profile", home, url];
 const engines = {
-  Firefox: { opfs: true, program: firefox, command: (url, home) => [firefox, "--headless", "--no-remote", "--profile", home, url] },
+  Firefox: { opfs: true, program: firefox, command: inFirefox },
   WebKit: { opfs: false, program: webkit && inPath("xvfb-run"), command: (url) => ["xvfb-run", "--auto-servernum", webkit, url] },
 };
 
@@ -36,11 +40,13 @@ before(async () => {
   want.scores = [];
   for (const prompt of texts.prompts) want.scores.push((await guardian.screen(prompt)).score);
   want.reply = await guardian.reply(HARMFUL, { force: true, temperature: 0, maxTokens: 24 });
+  want.long = (await guardian.screen(LONG)).score;
+  want.start = await guardian.reply(HARMFUL, { force: true, temperature: 0, maxTokens: 6 });
   await guardian.dispose();
 }, { timeout: 2 * MINUTES });
 
 /** Everything that the page in this browser says, by step, and how often a shard was asked for at each. */
-async function visit(command, timeout) {
+async function visit(command, timeout, { query = "", preferences = [] } = {}) {
   const told = {};
   const shards = {};
   let requests = 0;
@@ -86,7 +92,8 @@ async function visit(command, timeout) {
     },
   });
   const home = await mkdtemp(join(tmpdir(), "guardian-engine-"));
-  const [program, ...args] = command(`${server.url}engines/`, home);
+  await writeFile(join(home, "user.js"), preferences.map((name) => `user_pref(${JSON.stringify(name)}, true);\n`).join(""));
+  const [program, ...args] = command(`${server.url}engines/${query}`, home);
   // A group of its own, so that all its processes can be ended.
   const browser = spawn(program, args, { detached: true, stdio: "ignore", env: { ...process.env, HOME: home, XDG_RUNTIME_DIR: home, WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1", MOZ_DISABLE_CONTENT_SANDBOX: "1" } });
   const gone = new Promise((resolve) => browser.on("exit", resolve).on("error", resolve));
@@ -137,3 +144,16 @@ for (const [name, { opfs, program, command }] of Object.entries(engines)) {
     assert.ok("end" in told, `it got as far as ${Object.keys(told).at(-1)}`);
   });
 }
+
+test("Firefox's WebGPU gives the CPU's scores, by the kernels of a wide GPU", { skip: !firefox && "no Firefox here", timeout: 8 * MINUTES }, async () => {
+  const preferences = ["dom.webgpu.enabled", "dom.webgpu.workers.enabled", "gfx.webgpu.ignore-blocklist"];
+  const { told } = await visit(inFirefox, 7 * MINUTES, { query: "?gpu", preferences });
+  assert.equal(told.failed, undefined, told.failed);
+  assert.deepEqual([told.info.backend, told.info.adapter.wide, told.info.adapter.packed], ["gpu", true, true]);
+  // The two engines may differ by as much.
+  const near = (got, score, what) => assert.ok(Math.abs(got - score) < 0.02, `${what}: ${got}, on the CPU ${score}`);
+  [...texts.prompts, LONG].forEach((text, index) => near(told.scores[index], [...want.scores, want.long][index], text));
+  told.batch.forEach((got, index) => near(got, want.scores[index], `in a batch: ${texts.prompts[index]}`));
+  assert.equal(told.reply, want.start);
+  assert.ok("end" in told, `it got as far as ${Object.keys(told).at(-1)}`);
+});

@@ -19,9 +19,18 @@ async function found(look) {
   throw new Error(`not found within a minute: ${look}`);
 }
 
-try {
-  const { prompts, harmful, harmless, crisis } = await (await fetch("/engines/texts.json")).json();
-  const { Guardian } = await import("/pkg/guardian.js");
+async function onTheGpu(Guardian, { prompts, long, harmful }) {
+  const guardian = await Guardian.create({ model: "/model/", backend: "webgpu" });
+  await said("info", guardian.info);
+  const scores = [];
+  for (const prompt of [...prompts, long]) scores.push((await guardian.screen(prompt)).score);
+  await said("scores", scores);
+  await said("batch", (await guardian.screenBatch(prompts)).map(({ score }) => score));
+  await said("reply", await guardian.reply(harmful, { force: true, temperature: 0, maxTokens: 6 }));
+  await guardian.dispose();
+}
+
+async function onTheCpu(Guardian, { prompts, harmful, harmless, crisis }) {
   let guardian = await Guardian.create({ model: "/model/" });
   await said("info", guardian.info);
   const scores = [];
@@ -88,6 +97,12 @@ try {
   box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
   const card = await found(() => demo.querySelector("#log li[data-state=done], #log li[data-state=failed], #log [data-state=done]"));
   await said("demo", card.textContent);
+}
+
+try {
+  const texts = await (await fetch("/engines/texts.json")).json();
+  const { Guardian } = await import("/pkg/guardian.js");
+  await (location.search === "?gpu" ? onTheGpu : onTheCpu)(Guardian, texts);
   await said("end");
 } catch (error) {
   await said("failed", `${error?.message}\n${error?.stack}`);
