@@ -121,7 +121,7 @@ fn quantise_block(x: &[f32; BLOCK], levels: &mut [i16; BLOCK]) -> (f32, i32) {
             not_finite = f32x4_add(not_finite, f32x4_mul(load(at), f32x4_splat(0.0)));
         }
         let (largest, not_finite): ([f32; 4], [f32; 4]) =
-            (std::mem::transmute(largest), std::mem::transmute(not_finite));
+            (std::mem::transmute::<v128, [f32; 4]>(largest), std::mem::transmute::<v128, [f32; 4]>(not_finite));
         let (scale, inverse) = scale(largest, not_finite);
         let inverse = f32x4_splat(inverse);
         let mut sums = i32x4_splat(0);

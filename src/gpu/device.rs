@@ -6,7 +6,13 @@ use std::sync::Mutex;
 use futures_channel::oneshot;
 use serde::Serialize;
 #[cfg(target_arch = "wasm32")]
-use wasm_bindgen::JsValue;
+use {
+    std::future::{Future, poll_fn},
+    std::pin::Pin,
+    std::task::Poll,
+    wasm_bindgen::{JsCast, JsValue},
+    wasm_bindgen_futures::JsFuture,
+};
 
 use crate::error::{Error, Result};
 
@@ -103,6 +109,27 @@ impl Device {
         &self.info
     }
 
+    /// What a read-back sends. Firefox looks ten times a second whether work is done, and whenever some is submitted: so that a
+    /// screening does not take a tenth of a second there, nothing is, until an answer comes.
+    #[cfg(target_arch = "wasm32")]
+    async fn nudged<T>(&self, mut receiver: oneshot::Receiver<T>) -> std::result::Result<T, oneshot::Canceled> {
+        let mut waited = 0;
+        loop {
+            // The longer it takes anyway, the less often.
+            let milliseconds = (waited / 4).clamp(2, 100);
+            waited += milliseconds;
+            let mut pause = pause(milliseconds);
+            let received = poll_fn(|context| match Pin::new(&mut receiver).poll(context) {
+                Poll::Ready(received) => Poll::Ready(Some(received)),
+                Poll::Pending => Pin::new(&mut pause).poll(context).map(|_| None),
+            });
+            if let Some(received) = received.await {
+                return received;
+            }
+            self.queue.submit([]);
+        }
+    }
+
     /// An error once the device is gone.
     pub(super) fn check(&self) -> Result<()> {
         match self.lost.lock().ok().and_then(|slot| slot.clone()) {
@@ -170,7 +197,11 @@ impl Device {
             return Err(Error::internal(error));
         }
         let lost = |problem: String| Error::DeviceLost { problem };
-        match receiver.await {
+        #[cfg(target_arch = "wasm32")]
+        let received = self.nudged(receiver).await;
+        #[cfg(not(target_arch = "wasm32"))]
+        let received = receiver.await;
+        match received {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.check().err().unwrap_or_else(|| lost(error.to_string()))),
             Err(_) => return Err(self.check().err().unwrap_or_else(|| lost("a read-back never came".into()))),
@@ -195,4 +226,16 @@ fn vendor(device: &wgpu::Device) -> String {
 #[cfg(not(target_arch = "wasm32"))]
 fn vendor(_: &wgpu::Device) -> String {
     String::new()
+}
+
+/// A page's and a worker's `setTimeout`; where there is none, it never ends.
+#[cfg(target_arch = "wasm32")]
+fn pause(milliseconds: u32) -> JsFuture {
+    let mut wait = |resolve: js_sys::Function, _| {
+        let set_timeout = js_sys::Reflect::get(&js_sys::global(), &"setTimeout".into()).unwrap_or_default();
+        if let Some(set_timeout) = set_timeout.dyn_ref::<js_sys::Function>() {
+            let _ = set_timeout.call2(&JsValue::NULL, &resolve, &milliseconds.into());
+        }
+    };
+    js_sys::Promise::new(&mut wait).into()
 }
