@@ -36,7 +36,7 @@ pub struct DeviceOptions {
     pub subgroups: bool,
     /// By default, where the adapter's subgroups are of 16 threads or more: software adapters have 4 or 8.
     pub wide: Option<bool>,
-    /// By default, on a `wide` GPU whose shading language has them, Apple's aside, which have no instruction for them.
+    /// By default, on a `wide` GPU whose shading language has them, but for Metal, which has no instruction for them.
     pub packed: Option<bool>,
 }
 
@@ -96,9 +96,7 @@ impl Device {
         let wide = options.wide.unwrap_or(described.subgroup_max_size >= 16);
         let language = instance.wgsl_language_features();
         let packed = language.contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
-            && options
-                .packed
-                .unwrap_or_else(|| wide && described.backend != wgpu::Backend::Metal && vendor(&device) != "apple");
+            && options.packed.unwrap_or_else(|| wide && !on_metal(described.backend));
         let info =
             AdapterInfo { name: described.name, api: described.backend.to_string(), f16, subgroups, wide, packed };
         let max_buffer = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
@@ -215,17 +213,17 @@ impl Device {
     }
 }
 
-/// Whose GPU it is, as the browser names it: "apple", "nvidia"; empty where it does not say.
+/// Whether a browser's WebGPU stands on Metal: on Apple's systems all do. (Not all of them name the GPU's maker.)
 #[cfg(target_arch = "wasm32")]
-fn vendor(device: &wgpu::Device) -> String {
+fn on_metal(_: wgpu::Backend) -> bool {
     let of = |value: &JsValue, name: &str| js_sys::Reflect::get(value, &name.into()).unwrap_or_default();
-    device.as_webgpu().and_then(|device| of(&of(device, "adapterInfo"), "vendor").as_string()).unwrap_or_default()
+    let platform = of(&of(&js_sys::global(), "navigator"), "platform").as_string().unwrap_or_default();
+    platform.starts_with("Mac") || platform.starts_with("iP")
 }
 
-/// Natively the backend tells as much as is asked.
 #[cfg(not(target_arch = "wasm32"))]
-fn vendor(_: &wgpu::Device) -> String {
-    String::new()
+fn on_metal(backend: wgpu::Backend) -> bool {
+    backend == wgpu::Backend::Metal
 }
 
 /// A page's and a worker's `setTimeout`; where there is none, it never ends.
