@@ -162,6 +162,10 @@ export interface Info {
   hidden: number;
   vocab: number;
   context: number;
+  /**
+   * The GPU, `null` on the CPU, and which kernels it gets: with 16-bit floats, with subgroups, for thousands of threads at once
+   * (`wide`), in packed dots of bytes where tokens are many (`packed`).
+   */
   adapter: { name: string; api: string; f16: boolean; subgroups: boolean; wide: boolean; packed: boolean } | null;
   /** Why the CPU is used although the GPU was asked for or could have been; `null` if nothing went wrong. */
   fallback: string | null;
