@@ -2,12 +2,7 @@
 // Tiles of 32 rows by 32 tokens, 64 threads of 4 x 4; each step decodes one block (32 columns) of 32 rows into
 // workgroup memory, once for 32 tokens. NORM 1: of RMSNorm(x) with `gain`; a row's scale is applied at the end, from the
 // squares that pass by. KEPT 1: x has the kept tokens alone.
-@group(0) @binding(0) var<uniform> call: Call;
-@group(0) @binding(1) var<storage, read> quants: array<u32>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 #if NORM 1
-@group(0) @binding(5) var<storage, read> gain: array<vec4<f32>>;
 var<workgroup> squares: array<f32, 64>;
 #endif
 
@@ -17,12 +12,7 @@ var<workgroup> x_tile: array<vec4<f32>, 256>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-#if KEPT 0
-    let tokens = call.tokens;
-#endif
-#if KEPT 1
-    let tokens = call.kept;
-#endif
+    let tokens = token_count();
     let first_row = group.x * 32u;
     let first_token = group.y * 32u;
     let r0 = (lane % 8u) * 4u;

@@ -3,12 +3,7 @@
 // Tiles of 32 rows by 32 tokens, 64 threads of 4 x 4; each step rounds one block (32 columns) of 32 tokens and takes the same
 // block of the rows apart, into workgroup memory. NORM and KEPT as in matmul.wgsl; formats of levels alone. (On an H200 neither
 // tiles of 64 rows nor two blocks a step nor loads a step ahead were faster.)
-@group(0) @binding(0) var<uniform> call: Call;
-@group(0) @binding(1) var<storage, read> quants: array<u32>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 #if NORM 1
-@group(0) @binding(5) var<storage, read> gain: array<vec4<f32>>;
 // As the tiles below.
 var<workgroup> squares: array<vec4<f32>, 72>;
 #endif
@@ -39,12 +34,7 @@ fn sum(v: vec4<f32>) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-#if KEPT 0
-    let tokens = call.tokens;
-#endif
-#if KEPT 1
-    let tokens = call.kept;
-#endif
+    let tokens = token_count();
     let first_row = group.x * 32u;
     let first_token = group.y * 32u;
     // A thread multiplies four rows by four tokens, and loads one quad of the same tokens and of as many rows. Past the last

@@ -1,12 +1,7 @@
 // What matmul.wgsl gives, on GPUs that wait for memory rather than for arithmetic when tokens are few: the columns are split
 // over SLICES groups of threads, which meet at the end alone, so that no step waits for a barrier. A workgroup of 8 SLICES takes 8 rows by 32 tokens, a thread 4 rows by 8 tokens in every
 // SLICES-th quad of columns. SLICES divides the quads of a row.
-@group(0) @binding(0) var<uniform> call: Call;
-@group(0) @binding(1) var<storage, read> quants: array<u32>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 #if NORM 1
-@group(0) @binding(5) var<storage, read> gain: array<vec4<f32>>;
 // [slice, token]
 var<workgroup> squares: array<f32, 32 * SLICES>;
 #endif
@@ -16,12 +11,7 @@ var<workgroup> partial: array<vec4<f32>, 32 * SLICES>;
 
 @compute @workgroup_size(8 * SLICES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-#if KEPT 0
-    let tokens = call.tokens;
-#endif
-#if KEPT 1
-    let tokens = call.kept;
-#endif
+    let tokens = token_count();
     let place = lane % 8u;
     let slice = lane / 8u;
     let first_row = group.x * 8u;

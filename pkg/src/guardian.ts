@@ -376,8 +376,8 @@ async function start(worker: Worker | boolean, platform: Platform): Promise<Port
 async function wire(model: ModelSource, platform: Platform, signal: AbortSignal | undefined): Promise<WireSource> {
   if (typeof model === "string" || model instanceof URL) return { url: folder(model, platform) };
   if (model instanceof Blob) return { blob: model };
-  if (model instanceof ArrayBuffer) return { bytes: model };
-  if (ArrayBuffer.isView(model)) return { bytes: new Uint8Array(model).buffer };
+  if (model instanceof ArrayBuffer) return { blob: new Blob([model]) };
+  if (ArrayBuffer.isView(model)) return { blob: new Blob([new Uint8Array(model)]) };
   const stream = model instanceof Response ? model.body : model;
   if (!(stream instanceof ReadableStream)) throw new GuardianError("argument", "model: a URL, a Blob, an ArrayBuffer, a stream or a Response is wanted");
   if (stream.locked) throw new GuardianError("argument", "model: this stream is being read already");

@@ -53,7 +53,7 @@ export class ModelStore {
   /** The manifest; one is made up for a single file, which is its own only shard. Fetched once. */
   async manifest(signal: AbortSignal): Promise<Manifest> {
     signal.throwIfAborted();
-    this.#manifest ??= "url" in this.source ? await this.fetched(this.source.url, signal) : await this.given(this.source);
+    this.#manifest ??= "url" in this.source ? await this.fetched(this.source.url, signal) : this.given(this.source.blob);
     return this.#manifest;
   }
 
@@ -138,15 +138,12 @@ export class ModelStore {
     return lone(new URL(url).pathname.split("/").pop() ?? "model.gguf", bytes, this.integrity);
   }
 
-  private async given(source: Exclude<WireSource, { url: string }>): Promise<Manifest> {
-    const blob = "blob" in source ? source.blob : new Blob([source.bytes]);
-    this.#blob = blob;
+  private given(blob: Blob): Manifest {
     return lone("name" in blob ? String(blob.name) : "the model", blob.size, this.integrity);
   }
-  #blob: Blob | undefined;
 
   private bytes(shard: Shard, signal: AbortSignal): AsyncIterable<Uint8Array<ArrayBuffer>> {
-    if (!("url" in this.source)) return body(new Response(this.#blob));
+    if ("blob" in this.source) return body(new Response(this.source.blob));
     const { url } = this.source;
     return download(this.fetch, shard.file === "" ? url : new URL(shard.file, url).href, shard.bytes, signal);
   }

@@ -213,7 +213,7 @@ export interface CachedModel {
 }
 
 /** @internal What crosses to the worker in place of a `ModelSource`. */
-export type WireSource = { url: string } | { blob: Blob } | { bytes: ArrayBuffer };
+export type WireSource = { url: string } | { blob: Blob };
 
 /** @internal What the page asks of the worker. */
 export type Request = { id: number } & (

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::quant::Format;
 
 const CALL: &str = include_str!("../../shaders/call.wgsl");
+const OPERANDS: &str = include_str!("../../shaders/operands.wgsl");
 const PLANES: &str = include_str!("../../shaders/planes.wgsl");
 const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const STORE: &str = include_str!("../../shaders/store.wgsl");
@@ -32,12 +33,14 @@ impl Kernel {
         match self {
             Kernel::Repack => ("repack", vec![include_str!("../../shaders/repack.wgsl")]),
             Kernel::Embed => ("embed", vec![CALL, PLANES, include_str!("../../shaders/embed.wgsl")]),
-            Kernel::Matmul => ("matmul", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul.wgsl")]),
+            Kernel::Matmul => {
+                ("matmul", vec![CALL, OPERANDS, PLANES, STORE, include_str!("../../shaders/matmul.wgsl")])
+            }
             Kernel::MatmulSplit => {
-                ("matmul_split", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul_split.wgsl")])
+                ("matmul_split", vec![CALL, OPERANDS, PLANES, STORE, include_str!("../../shaders/matmul_split.wgsl")])
             }
             Kernel::MatmulPacked => {
-                ("matmul_packed", vec![CALL, PLANES, STORE, include_str!("../../shaders/matmul_packed.wgsl")])
+                ("matmul_packed", vec![CALL, OPERANDS, PLANES, STORE, include_str!("../../shaders/matmul_packed.wgsl")])
             }
             Kernel::Matvec => ("matvec", vec![CALL, PLANES, STORE, include_str!("../../shaders/matvec.wgsl")]),
             Kernel::Attention => ("attention", vec![CALL, include_str!("../../shaders/attention.wgsl")]),
